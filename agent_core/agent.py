@@ -1,0 +1,77 @@
+"""What a user writes: the agent, its limits, and what may stand in its place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from agent_core.errors import ConfigError
+from agent_core.messages import Chunk, Message, Reply, Turn
+from agent_core.models.base import Model
+from agent_core.tools.base import Tool
+
+Busy = Literal["enqueue", "reject", "merge", "interrupt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one run may use at most; checked before each model call. `usd` None sets no limit of money."""
+
+    steps: int = 30
+    tool_calls: int = 50
+    tokens: int = 500_000
+    usd: float | None = None
+    seconds: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """An agent: instructions, a model, tools and plugins. It holds no state; sessions do.
+
+    `model` is "provider:model" ("openai:gpt-5-mini", "local:smollm2", "anthropic:...",
+    "openai@https://my-endpoint/v1:qwen3") or a Model. `tools` are made by `@tool`. `plugins` are objects with
+    `process(message)` and the other hooks. `output` is a type whose JSON the reply must be. `busy` says what
+    happens to a message that comes while its session is busy. `context_tokens` bounds what is read of a long
+    session (0: what the model's window holds).
+    """
+
+    name: str
+    instructions: str = "You are a helpful assistant. Answer in one or two short sentences."
+    model: str | Model = "local:smollm2"
+    tools: Sequence[Tool] = ()
+    plugins: Sequence[object] = ()
+    limits: Limits = field(default_factory=Limits)
+    output: Any = None
+    busy: Busy = "enqueue"
+    context_tokens: int = 0
+    temperature: float | None = None
+    max_tokens: int | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a field can't be used."""
+        if not self.name or not all(letter.isalnum() or letter in "-_" for letter in self.name):
+            raise ConfigError(f"agent name {self.name!r}: use letters, digits, - and _")
+        for thing in self.tools:
+            if not isinstance(thing, Tool):
+                raise ConfigError(f"agent {self.name}: {thing!r} is not a tool; put @tool above the function")
+        names = [tool.name for tool in self.tools]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ConfigError(f"agent {self.name}: two tools are called {sorted(twice)[0]!r}")
+
+
+@runtime_checkable
+class Responder(Protocol):
+    """Any other framework in an Agent's place. It still gets sessions, durability per run, costs and security.
+
+    `respond` takes the conversation so far and gives a Reply (async def) or chunks of one (async generator).
+    """
+
+    name: str
+    respond: Callable[[Sequence[Message], Turn], Any]
+
+
+Chunks = AsyncIterator[Chunk]
+Answer = Reply | Chunks

@@ -1,0 +1,62 @@
+"""The only source of time, chance and ids, so that a test can hold all three still."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import Protocol
+
+# Crockford's base 32: no I, L, O, U, so that an id can be read aloud. https://www.crockford.com/base32.html
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class Clock(Protocol):
+    """What the rest of Sampan knows of time."""
+
+    def now(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards; only differences mean something."""
+
+    def random(self) -> float:
+        """A number in [0, 1), for jitter."""
+
+    def new_id(self) -> str:
+        """26 characters that sort by time of making and don't repeat."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait without blocking others."""
+
+
+def sortable_id(milliseconds: int, noise: int) -> str:
+    """48 bits of time and 80 bits of noise as 26 base-32 characters (the layout of a ULID)."""
+    value = (milliseconds << 80) | noise
+    return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        return time.monotonic()
+
+    def random(self) -> float:
+        """A number in [0, 1), for jitter."""
+        return random.random()
+
+    def new_id(self) -> str:
+        """26 characters that sort by time of making and don't repeat."""
+        # os.urandom, not random: it stays different in processes restored from one snapshot.
+        return sortable_id(time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10)))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait without blocking others."""
+        await asyncio.sleep(seconds)

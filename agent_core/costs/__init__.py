@@ -1,0 +1,1 @@
+"""What things cost: prices as facts, usage to money, ledger entries."""

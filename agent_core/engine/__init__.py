@@ -1,0 +1,1 @@
+"""Runs: accept, lease, journal, commit. The only place that writes sessions, runs and the ledger."""

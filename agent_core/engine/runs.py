@@ -1,0 +1,124 @@
+"""The records of the engine: what comes in, the run that answers it, its journal, its events."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from agent_core.messages import Message, Principal, Reply, RunStatus, ToolResult, ToolSpec, Usage
+
+
+class Inbound(msgspec.Struct, frozen=True, kw_only=True):
+    """A message on its way in, whatever way it took.
+
+    `messages` is mostly one; a client that keeps the history itself (OpenAI's chat completions) sends it all.
+    `key` is the idempotency key ("" for none), `fingerprint` a hash of what the caller sent under it.
+    `tools` are the caller's own: a call to one of them ends the run and goes back to the caller.
+    """
+
+    messages: tuple[Message, ...]
+    principal: Principal = Principal()
+    agent: str = ""
+    session_id: str = ""
+    key: str = ""
+    fingerprint: str = ""
+    channel: str = "api"
+    metadata: dict[str, str] = {}
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    output_schema: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a run failed: the error's slug (end of its problem type), status, title and words."""
+
+    slug: str
+    status: int
+    title: str
+    detail: str
+    retryable: bool = False
+    extras: dict[str, Any] = {}
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known."""
+
+    number: int
+    kind: Literal["model", "tool"]
+    name: str
+    reply: Reply | None = None
+    result: ToolResult | None = None
+    usage: Usage = Usage()
+    cost: int | None = 0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The work that answers an inbound message.
+
+    `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
+    is never silently too low. Times are in seconds since 1970.
+    """
+
+    id: str
+    session_id: str
+    agent: str
+    principal: Principal
+    status: RunStatus
+    created_at: float
+    channel: str = "api"
+    fingerprint: str = ""
+    finished_at: float = 0.0
+    reply: Message | None = None
+    finish: str = "stop"
+    usage: Usage = Usage()
+    cost: int = 0
+    unpriced: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    steps: int = 0
+    failure: Failure | None = None
+    metadata: dict[str, str] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.status in ("succeeded", "failed", "cancelled")
+
+
+EventType = Literal["run", "text", "reasoning", "tool_call", "tool_result", "reply", "error"]
+
+
+class RunEvent(msgspec.Struct, frozen=True):
+    """What a client that watches a run is told, numbered from 1 within the run.
+
+    run: {run_id, session_id, agent}; text, reasoning: {text}; tool_call: a ToolCall; tool_result: a ToolResult;
+    reply: the Run at its end; error: the Run that failed.
+    """
+
+    id: int
+    type: EventType
+    data: dict[str, Any] | Run
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a conversation without reading it. `title` is the beginning of its first message."""
+
+    id: str
+    agent: str
+    user: str
+    created_at: float
+    title: str = ""
+    messages: int = 0
+    busy: bool = False
+
+
+class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a session's messages, oldest first; `after` is the seq to go on from, 0 on the last page."""
+
+    session: Session
+    messages: tuple[Message, ...]
+    after: int = 0

@@ -1,0 +1,1 @@
+"""Language models behind one Protocol, one vendor a file. No sessions, no tools run, no prices here."""

@@ -1,0 +1,138 @@
+"""Every knob, in one frozen object. The only file that reads the environment.
+
+A field `max_body_bytes` is set by `SAMPAN_MAX_BODY_BYTES`; the three of the model have their plain names
+(`MODEL_ENDPOINT`, `MODEL_NAME`, `MODEL_API_KEY`), so that a deployment needs no code change. docs/settings.md lists all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent_core.errors import ConfigError
+from agent_core.messages import DataClass
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+PLAIN = ("model_endpoint", "model_name", "model_api_key")
+SECRET = ("model_api_key",)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a process is told from outside."""
+
+    agents: str = "agents"
+    """Folder, or importable package, whose modules define agents."""
+
+    default_agent: str = "assistant"
+    """Agent that answers when a request names none."""
+
+    data: str = ".sampan"
+    """Folder of the embedded store and blobs."""
+
+    store: str = "sqlite"
+    """Store: `sqlite` (in the data folder) or `memory` (gone with the process)."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+
+    model_endpoint: str = ""
+    """Base URL of an OpenAI-compatible endpoint; overrides every agent's model."""
+
+    model_name: str = ""
+    """Model, as `provider:model` or the endpoint's own name; overrides every agent's model."""
+
+    model_api_key: str = ""
+    """Key for the model's endpoint."""
+
+    model_first_byte_seconds: Seconds = 60.0
+    """How long a model may think before its first byte."""
+
+    model_chunk_seconds: Seconds = 30.0
+    """How long a streaming model may pause."""
+
+    model_total_seconds: Seconds = 300.0
+    """How long one model call may take in all."""
+
+    model_retries: Annotated[int, Meta(ge=0, le=10)] = 2
+    """How often a model call is tried again after a passing fault."""
+
+    local_threads: Positive = 1
+    """Threads of the embedded model; more than one hurts when the machine has other work."""
+
+    local_max_tokens: Positive = 256
+    """Longest reply of the embedded model, in tokens."""
+
+    wire: Literal["httpcore", "aiohttp"] = "httpcore"
+    """HTTP client for models and cloud stores; servers that live long do best with aiohttp."""
+
+    plugins: tuple[str, ...] = ()
+    """Plugins by entry-point name that wrap every agent, first in the list first in line (comma-separated)."""
+
+    plugin_seconds: Seconds = 10.0
+    """How long one hook of a plugin may take."""
+
+    tool_seconds: Seconds = 60.0
+    """How long one tool call may take unless the tool says otherwise."""
+
+    tool_result_bytes: Positive = 16 * 1024
+    """Bytes of a tool's result that the model sees; the rest is kept as a blob."""
+
+    lease_seconds: Seconds = 60.0
+    """How long a worker holds a session without renewing its lease."""
+
+    max_body_bytes: Positive = 8 * 1024 * 1024
+    """Largest request body."""
+
+    max_header_bytes: Positive = 16 * 1024
+    """Largest sum of request headers."""
+
+    prices: str = ""
+    """JSON file of own prices, merged over the built-in ones."""
+
+    data_class: DataClass = "internal"
+    """Data class of messages that name none."""
+
+    idempotency_hours: Seconds = 24.0
+    """How long an idempotency key is remembered."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Settings from the environment; `overrides` win. Raises ConfigError that names the variable."""
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for field in cls.__struct_fields__:
+            text = environ.get(variable(field))
+            if text is not None and text != "":
+                values[field] = text.split(",") if field == "plugins" else text
+        values.update({name: value for name, value in overrides.items() if value is not None})
+        for field, value in values.items():
+            try:
+                msgspec.convert({field: value}, cls, strict=False)
+            except msgspec.ValidationError as error:
+                raise ConfigError(f"{variable(field)}={_shown(field, value)} can't be used: {error}") from None
+        return msgspec.convert(values, cls, strict=False)
+
+    def public(self) -> dict[str, Any]:
+        """All settings, secrets masked: for people to look at."""
+        return {field: _shown(field, getattr(self, field)) for field in self.__struct_fields__}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return field.upper() if field in PLAIN else f"SAMPAN_{field.upper()}"
+
+
+def _shown(field: str, value: Any) -> Any:
+    return "***" if field in SECRET and value else value

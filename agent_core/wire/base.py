@@ -1,0 +1,65 @@
+"""The Wire port: the one way out to the network for models, DynamoDB, SQS and Bedrock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds to wait: for a connection, for the first byte of the answer, between two pieces, for the whole."""
+
+    connect: float = 5.0
+    first_byte: float = 60.0
+    between_chunks: float = 30.0
+    total: float = 300.0
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP request; header names in lower case."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+    timeouts: Timeouts = Timeouts()
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole HTTP answer of any status; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+
+
+class StreamedResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP answer whose body is still coming; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+
+    async def read(self) -> bytes:
+        """The rest of the body, for answers that turn out to be short (errors)."""
+        return b"".join([chunk async for chunk in self.chunks])
+
+
+class Wire(Protocol):
+    """Send a request and get the answer, whole or in pieces, over pooled connections.
+
+    An answer of any status is an answer. Everything else is a WireError: ConnectError, StalledError, CutError,
+    ProtocolError.
+    """
+
+    async def send(self, request: Request) -> Response:
+        """The whole answer."""
+
+    def stream(self, request: Request) -> AbstractAsyncContextManager[StreamedResponse]:
+        """The answer as it comes; leaving the context early closes the connection."""
+
+    async def close(self) -> None:
+        """Close all connections."""

@@ -32,8 +32,8 @@ class Agent:
     `model` is "provider:model" ("openai:gpt-5-mini", "local:smollm2", "anthropic:...",
     "openai@https://my-endpoint/v1:qwen3") or a Model. `tools` are made by `@tool`. `plugins` are objects with
     `process(message)` and the other hooks. `output` is a type whose JSON the reply must be. `busy` says what
-    happens to a message that comes while its session is busy. `context_tokens` bounds what is read of a long
-    session (0: what the model's window holds).
+    happens to a message that comes while its session is busy. `history` is how many of a session's latest messages
+    the model is given at most, whatever the age of the session; fewer where its context window is full.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Agent:
     limits: Limits = field(default_factory=Limits)
     output: Any = None
     busy: Busy = "enqueue"
-    context_tokens: int = 0
+    history: int = 40
     temperature: float | None = None
     max_tokens: int | None = None
     description: str = ""

@@ -40,6 +40,9 @@ def sortable_id(milliseconds: int, noise: int) -> str:
 class SystemClock:
     """The machine's own clock."""
 
+    def __init__(self) -> None:
+        self._last = (0, 0)
+
     def now(self) -> float:
         """Seconds since 1970-01-01 UTC."""
         return time.time()
@@ -54,8 +57,15 @@ class SystemClock:
 
     def new_id(self) -> str:
         """26 characters that sort by time of making and don't repeat."""
-        # os.urandom, not random: it stays different in processes restored from one snapshot.
-        return sortable_id(time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10)))
+        milliseconds = time.time_ns() // 1_000_000
+        last, noise = self._last
+        if milliseconds <= last:  # same millisecond, or a clock set back: go on counting, so that order holds
+            milliseconds, noise = last, noise + 1
+        else:
+            # os.urandom, not random: it stays different in processes restored from one snapshot.
+            noise = int.from_bytes(os.urandom(9))  # 8 bits short of full, so that counting can't overflow
+        self._last = (milliseconds, noise)
+        return sortable_id(milliseconds, noise)
 
     async def sleep(self, seconds: float) -> None:
         """Wait without blocking others."""

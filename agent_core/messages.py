@@ -32,9 +32,10 @@ RunStatus = Literal["queued", "running", "waiting", "succeeded", "failed", "canc
 
 
 class Text(msgspec.Struct, frozen=True, tag="text", tag_field="type", omit_defaults=True):
-    """Words."""
+    """Words; where they are long, `text` is only their beginning and `ref` names the blob that holds all."""
 
     text: str
+    ref: str = ""
 
 
 class _Media(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
@@ -92,6 +93,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `seq` is its place in the session (from 1, given at commit), `created_at` seconds since 1970.
     An assistant's message may hold `tool_calls`; the message of role "tool" that follows holds their results.
+    A `hidden` message stays in the transcript but is not given to a model again: its run failed.
     """
 
     role: Role
@@ -103,6 +105,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: float = 0.0
     data_class: DataClass = "internal"
     metadata: dict[str, str] = {}
+    hidden: bool = False
 
     @property
     def text(self) -> str:

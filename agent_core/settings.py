@@ -86,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tool_result_bytes: Positive = 16 * 1024
     """Bytes of a tool's result that the model sees; the rest is kept as a blob."""
 
-    lease_seconds: Seconds = 60.0
+    lease_seconds: Seconds = 30.0
     """How long a worker holds a session without renewing its lease."""
 
     max_body_bytes: Positive = 8 * 1024 * 1024
@@ -101,8 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_class: DataClass = "internal"
     """Data class of messages that name none."""
 
-    idempotency_hours: Seconds = 24.0
-    """How long an idempotency key is remembered."""
+    run_days: Seconds = 90.0
+    """How many days a run, its journal and its idempotency key are kept; sessions stay until erased."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from agent_core.messages import Message, Principal, Reply, RunStatus, ToolResult, ToolSpec, Usage
+from agent_core.messages import Message, Principal, Reply, RunStatus, ToolCall, ToolResult, ToolSpec, Usage
 
 
 class Inbound(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +44,15 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known."""
+    """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known.
+
+    A tool's step without a `result` is an intent: the tool may have run, or not.
+    """
 
     number: int
     kind: Literal["model", "tool"]
     name: str
+    call: ToolCall | None = None
     reply: Reply | None = None
     result: ToolResult | None = None
     usage: Usage = Usage()
@@ -122,3 +126,27 @@ class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
     session: Session
     messages: tuple[Message, ...]
     after: int = 0
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of a session: who works on it, until when, and how much stands in it.
+
+    `fence` grows with each take-over, `arrivals` with each message that came while somebody was working.
+    """
+
+    owner: str = ""
+    lease_until: float = 0.0
+    fence: int = 0
+    arrivals: int = 0
+    messages: int = 0
+    agent: str = ""
+    title: str = ""
+    created_at: float = 0.0
+    listed: str = ""
+
+
+class Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """An inbound message in a session's inbox, and the run that will answer it."""
+
+    run_id: str
+    inbound: Inbound

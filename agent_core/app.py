@@ -1,0 +1,191 @@
+"""Wiring: the only place that picks adapters. Nothing connects, reads or writes until it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent_core.agent import Agent, Responder
+from agent_core.blobs.base import Blobs
+from agent_core.clock import Clock, SystemClock
+from agent_core.costs.pricing import Prices
+from agent_core.engine.bound import Bound
+from agent_core.engine.engine import Engine
+from agent_core.errors import ConfigError
+from agent_core.loader import load_agents
+from agent_core.models.base import Model
+from agent_core.models.catalog import make_model, parse_model
+from agent_core.plugins.chain import PluginChain
+from agent_core.plugins.loader import load_plugins
+from agent_core.settings import Settings
+from agent_core.store.base import Store
+from agent_core.tools.toolbox import Toolbox
+from agent_core.wire.base import Wire
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """All that a process needs to serve, made by `build_app`."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    blobs: Blobs
+    wire: Wire
+    models: tuple[Model, ...]
+    engine: Engine
+
+    async def close(self) -> None:
+        """Wait for the runs under way, then let go of everything."""
+        await self.engine.close()
+        for model in self.models:
+            await model.close()
+        await self.wire.close()
+        await self.blobs.close()
+        await self.store.close()
+
+
+def build_app(
+    settings: Settings | None = None,
+    *,
+    agents: Sequence[Agent | Responder] | None = None,
+    store: Store | None = None,
+    blobs: Blobs | None = None,
+    wire: Wire | None = None,
+    clock: Clock | None = None,
+) -> App:
+    """The application as the settings say; what is given explicitly wins. Raises ConfigError with the way out."""
+    settings = settings or Settings.from_env()
+    clock = clock or SystemClock()
+    wire = wire or make_wire(settings, clock)
+    store = store or make_store(settings, clock)
+    blobs = blobs or make_blobs(settings)
+    found = list(agents) if agents is not None else load_agents(settings)
+    if not found:
+        raise ConfigError(f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there")
+    common = load_plugins(settings.plugins)
+    models: dict[str, Model] = {}
+    bound = {
+        agent.name: _bind(agent, settings, common, models, blobs=blobs, wire=wire, clock=clock) for agent in found
+    }
+    default = settings.default_agent if settings.default_agent in bound else found[0].name
+    engine = Engine(
+        bound,
+        default_agent=default,
+        store=store,
+        blobs=blobs,
+        clock=clock,
+        prices=Prices(settings.prices),
+        lease_seconds=settings.lease_seconds,
+        run_days=settings.run_days,
+    )
+    return App(
+        settings=settings,
+        clock=clock,
+        store=store,
+        blobs=blobs,
+        wire=wire,
+        models=tuple(models.values()),
+        engine=engine,
+    )
+
+
+def make_wire(settings: Settings, clock: Clock) -> Wire:
+    """The way out to the network, with retries. Vendors are imported only when chosen, for cold start."""
+    from agent_core.wire.retry import RetryWire
+
+    if settings.wire == "aiohttp":
+        from agent_core.wire.aiohttp import AiohttpWire
+
+        return RetryWire(AiohttpWire(), clock, retries=settings.model_retries)
+    from agent_core.wire.httpcore import HttpcoreWire
+
+    return RetryWire(HttpcoreWire(), clock, retries=settings.model_retries)
+
+
+def make_store(settings: Settings, clock: Clock) -> Store:
+    """The store of the settings. Imported only when chosen, for cold start."""
+    if settings.store == "memory":
+        from agent_core.store.memory import MemoryStore
+
+        return MemoryStore(clock)
+    if settings.store == "sqlite":
+        from agent_core.store.sqlite import SqliteStore
+
+        return SqliteStore(Path(settings.data) / "sampan.db", clock)
+    raise ConfigError(f"SAMPAN_STORE={settings.store}: there are `sqlite` and `memory`")
+
+
+def make_blobs(settings: Settings) -> Blobs:
+    """The blobs that go with the store. Imported only when chosen, for cold start."""
+    if settings.store == "memory":
+        from agent_core.blobs.memory import MemoryBlobs
+
+        return MemoryBlobs()
+    from agent_core.blobs.folder import FolderBlobs
+
+    return FolderBlobs(Path(settings.data) / "blobs")
+
+
+def _bind(
+    agent: Agent | Responder,
+    settings: Settings,
+    common: Sequence[object],
+    models: dict[str, Model],
+    *,
+    blobs: Blobs,
+    wire: Wire,
+    clock: Clock,
+) -> Bound:
+    """An agent with its adapters. Agents of the same model share one."""
+    own = agent.plugins if isinstance(agent, Agent) else ()
+    chain = PluginChain([*common, *own], timeout_seconds=settings.plugin_seconds)
+    tools = agent.tools if isinstance(agent, Agent) else ()
+    for tool in tools:
+        tool.check()
+    toolbox = Toolbox(
+        tools,
+        blobs=blobs,
+        clock=clock,
+        timeout_seconds=settings.tool_seconds,
+        result_bytes=settings.tool_result_bytes,
+    )
+    if not isinstance(agent, Agent):
+        return Bound(agent=agent, model=None, toolbox=toolbox, plugins=chain)
+    schema, check = _output(agent)
+    return Bound(
+        agent=agent,
+        model=_model(agent, settings, models, wire, clock),
+        toolbox=toolbox,
+        plugins=chain,
+        output_schema=schema,
+        check_output=check,
+        limits=agent.limits,
+        busy=agent.busy,
+        history=agent.history,
+    )
+
+
+def _model(agent: Agent, settings: Settings, models: dict[str, Model], wire: Wire, clock: Clock) -> Model:
+    if not isinstance(agent.model, str):
+        models[f"given:{id(agent.model)}"] = agent.model
+        return agent.model
+    spec = parse_model(agent.model, settings)
+    key = repr(spec)
+    if key not in models:
+        models[key] = make_model(spec, settings, wire, clock)
+    return models[key]
+
+
+def _output(agent: Agent) -> tuple[dict[str, Any] | None, Any]:
+    if agent.output is None:
+        return None, None
+    # pydantic is loaded only where a user's own type comes in: its first model costs 150 ms of CPU at start.
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[Any] = TypeAdapter(agent.output)
+    return adapter.json_schema(), adapter.validate_json
+
+

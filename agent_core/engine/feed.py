@@ -1,0 +1,81 @@
+"""What those who watch a run in this process are told, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from agent_core.engine.runs import EventType, Run, RunEvent
+
+
+class Feed:
+    """The events of one run, from its first. Followers may come late or leave early; the run does not care."""
+
+    def __init__(self) -> None:
+        self.events: list[RunEvent] = []
+        self.run: Run | None = None
+        self.error: BaseException | None = None
+        self.wanted = False
+        """Whether somebody wants the reply in pieces; without followers the model is not asked to stream."""
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the last event has come."""
+        return self.run is not None or self.error is not None
+
+    def emit(self, kind: EventType, data: dict[str, Any] | Run) -> None:
+        """Tell all followers."""
+        if self.wanted:
+            self.events.append(RunEvent(len(self.events) + 1, kind, data))
+            self._wake()
+
+    def finish(self, run: Run) -> None:
+        """The run is over; its last event carries it."""
+        self.emit("reply" if run.status == "succeeded" else "error", run)
+        self.run = run
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """This process can't go on with the run; followers get the error."""
+        self.error = error
+        self._wake()
+
+    async def finished(self) -> Run:
+        """The run at its end; raises what `fail` was given."""
+        while not self.over:
+            await self.change()
+        if self.error is not None:
+            raise self.error
+        assert self.run is not None
+        return self.run
+
+    async def follow(self, after: int = 0) -> AsyncIterator[RunEvent]:
+        """All events after the given one, as they come."""
+        position = after
+        while True:
+            while position < len(self.events):
+                position += 1
+                yield self.events[position - 1]
+            if self.error is not None:
+                raise self.error
+            if self.run is not None:
+                return
+            await self.change()
+
+    def nudge(self) -> None:
+        """Have whoever waits look again."""
+        self._wake()
+
+    async def change(self) -> None:
+        """Wait for the next event, end or nudge."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)

@@ -1,0 +1,78 @@
+"""The journal of a run: each step is stored before anything uses it, and read instead of being done again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent_core.clock import Clock
+from agent_core.engine import keys
+from agent_core.engine.lease import Lease
+from agent_core.engine.points import point
+from agent_core.engine.runs import Run, Step
+from agent_core.errors import CancelledError, ConditionError, LeaseLostError
+from agent_core.messages import to_record
+from agent_core.store.base import AtMost, Key, Put, Store, Update, Write
+
+
+class Journal:
+    """The steps of one run: those stored by an earlier attempt, and those of this one that are not stored yet."""
+
+    def __init__(self, store: Store, clock: Clock, run: Run, lease: Lease, expires_at: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._partition = keys.run(run.principal.tenant, run.id)
+        self._lease = lease
+        self._expires_at = expires_at
+        self._earlier: dict[int, Step] = {}
+        self._stored: dict[int, Step] = {}
+        self.unsaved: list[Step] = []
+
+    def load(self, steps: Iterable[Step]) -> None:
+        """Take over what an earlier attempt has stored."""
+        self._earlier = {step.number: step for step in steps}
+        self._stored = dict(self._earlier)
+
+    def stored(self, number: int) -> Step | None:
+        """The step of this number, if an earlier attempt stored it."""
+        return self._earlier.get(number)
+
+    def steps(self) -> list[Step]:
+        """All steps done so far, stored or not, in order."""
+        done = {**self._stored, **{step.number: step for step in self.unsaved}}
+        return [done[number] for number in sorted(done)]
+
+    @property
+    def run_key(self) -> Key:
+        """Where the run itself is."""
+        return Key(self._partition, keys.RUN)
+
+    def writes(self) -> list[Write]:
+        """The writes that store the unsaved steps."""
+        return [
+            Put(keys.step(self._partition, step.number), to_record(step), expires_at=self._expires_at)
+            for step in self.unsaved
+        ]
+
+    async def save(self) -> None:
+        """Store the unsaved steps in one round trip, and renew the lease with it.
+
+        Raises LeaseLostError where another worker took over, CancelledError where the run was cancelled meanwhile.
+        """
+        if not self.unsaved:
+            return
+        done = max(step.number for step in self.unsaved)
+        progress = {"status": "running", "steps": done}
+        point("before journal")
+        try:
+            await self._store.write(
+                self._lease.renewal(self._clock.now()),
+                Update(self.run_key, set=progress, when=(AtMost("cancelling", 0),)),
+                *self.writes(),
+            )
+        except ConditionError as error:
+            if error.index == 0:
+                raise LeaseLostError("another worker took over the session") from error
+            raise CancelledError("the run was cancelled") from error
+        point("after journal")
+        self._stored.update({step.number: step for step in self.unsaved})
+        self.unsaved.clear()

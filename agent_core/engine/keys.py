@@ -1,0 +1,75 @@
+"""Where the engine's records are. Tenant and user stand in the keys, so a caller can't reach another's session.
+
+    <tenant>/session/<user>/<session>   message/<seq>     the transcript
+                                        pending/<arrival> the inbox
+                                        state             the head: lease, fence, counts
+    <tenant>/sessions/<user>            <made>            the list of a user's sessions
+    <tenant>/run/<run>                  run               the run
+                                        step/<number>     its journal
+    <tenant>/ledger/<day>               <time>/<run>      what each run cost
+
+In a session's partition, `message` < `pending` < `state`: one query from the end reads the head, the inbox and the
+latest messages together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from agent_core.clock import sortable_id
+from agent_core.messages import Principal
+from agent_core.store.base import Key
+
+STATE = "state"
+PENDING = "pending/"
+MESSAGE = "message/"
+RUN = "run"
+STEP = "step/"
+
+
+def quoted(part: str) -> str:
+    """A part of a key with its slashes made harmless."""
+    return part.replace("%", "%25").replace("/", "%2F")
+
+
+def run_id(principal: Principal, key: str) -> str:
+    """The id of the run of an idempotency key: the same for the same caller and key."""
+    text = "\n".join(quoted(part) for part in (principal.tenant, principal.user, key))
+    digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16])
+    return sortable_id(digest >> 80, digest & ((1 << 80) - 1))
+
+
+def session(principal: Principal, session_id: str) -> str:
+    """The partition of a session."""
+    return f"{quoted(principal.tenant)}/session/{quoted(principal.user)}/{quoted(session_id)}"
+
+
+def sessions(principal: Principal) -> str:
+    """The partition that lists a user's sessions."""
+    return f"{quoted(principal.tenant)}/sessions/{quoted(principal.user)}"
+
+
+def run(tenant: str, run_id: str) -> str:
+    """The partition of a run."""
+    return f"{quoted(tenant)}/run/{quoted(run_id)}"
+
+
+def message(partition: str, seq: int) -> Key:
+    """A message by its place in the session."""
+    return Key(partition, f"{MESSAGE}{seq:012d}")
+
+
+def step(partition: str, number: int) -> Key:
+    """A step by its number in the run."""
+    return Key(partition, f"{STEP}{number:06d}")
+
+
+def day(at: float) -> str:
+    """The UTC day of a time, as in 2026-11-22."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def ledger(tenant: str, created_at: float, run_id: str) -> Key:
+    """A run's entry in the ledger of its day; sorts by time."""
+    return Key(f"{quoted(tenant)}/ledger/{day(created_at)}", f"{int(created_at * 1000):013d}/{run_id}")

@@ -1,0 +1,27 @@
+"""What every worker of an engine shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent_core.blobs.base import Blobs
+from agent_core.clock import Clock
+from agent_core.costs.pricing import Prices
+from agent_core.engine.bound import Bound
+from agent_core.engine.feed import Feed
+from agent_core.store.base import Store
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What every worker of an engine shares."""
+
+    store: Store
+    blobs: Blobs
+    clock: Clock
+    prices: Prices
+    agents: Mapping[str, Bound]
+    feeds: dict[str, Feed]
+    lease_seconds: float
+    run_seconds: float

@@ -1,0 +1,31 @@
+"""The lease on a session: one worker at a time, and none that lost it may write."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent_core.store.base import AtMost, Equals, Key, Update
+
+
+class Lease(msgspec.Struct, kw_only=True):
+    """One worker's hold on a session. `fence` is known once the head was read after taking it."""
+
+    head: Key
+    owner: str
+    seconds: float
+    fence: int = 0
+
+    def taking(self, now: float, **fields: str | float) -> Update:
+        """The write that takes the lease, if nobody holds it."""
+        return Update(
+            self.head,
+            set={"v": 1, "owner": self.owner, "lease_until": now + self.seconds, **fields},
+            add={"fence": 1},
+            when=(AtMost("lease_until", now),),
+        )
+
+    def renewal(self, now: float) -> Update:
+        """The write that keeps the lease, and fails once it is lost."""
+        return Update(
+            self.head, set={"lease_until": now + self.seconds}, when=(Equals("fence", self.fence),)
+        )

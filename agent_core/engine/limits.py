@@ -1,0 +1,61 @@
+"""What a run has used so far, and the limits it is held to before it may spend more."""
+
+from __future__ import annotations
+
+from agent_core.agent import Limits
+from agent_core.engine.runs import Step
+from agent_core.errors import LimitError
+from agent_core.messages import Usage
+
+NANO = 1_000_000_000
+
+
+class Meter:
+    """Counts the steps of one run. `cost` is in nano-dollars, `deadline` in seconds since 1970."""
+
+    def __init__(self, limits: Limits, started_at: float) -> None:
+        self._limits = limits
+        self.deadline = started_at + limits.seconds
+        self.usage = Usage()
+        self.cost = 0
+        self.steps = 0
+        self.tool_calls = 0
+        self.models: dict[str, None] = {}
+        self.unpriced: dict[str, None] = {}
+
+    def count(self, step: Step) -> None:
+        """Add a step that was done."""
+        self.steps += 1
+        if step.kind == "tool":
+            self.tool_calls += 1
+            return
+        self.usage += step.usage
+        self.models[step.name] = None
+        if step.cost is None:
+            self.unpriced[step.name] = None
+        else:
+            self.cost += step.cost
+
+    def check(self, now: float) -> None:
+        """Raise LimitError where the next model call must not be made."""
+        limits = self._limits
+        if self.steps >= limits.steps:
+            raise LimitError(f"the run took {self.steps} steps, its limit", limit="steps")
+        if self.usage.total >= limits.tokens:
+            raise LimitError(f"the run used {self.usage.total} tokens; its limit is {limits.tokens}", limit="tokens")
+        if now >= self.deadline:
+            raise LimitError(f"the run took longer than its limit of {limits.seconds:g} s", limit="seconds")
+        if limits.usd is not None:
+            if self.unpriced:
+                names = ", ".join(self.unpriced)
+                raise LimitError(f"a limit of money is set, but the price of {names} is not known", limit="usd")
+            if self.cost >= limits.usd * NANO:
+                raise LimitError(f"the run cost {self.cost / NANO:.6f} USD; its limit is {limits.usd}", limit="usd")
+
+    def check_tool_calls(self, count: int) -> None:
+        """Raise LimitError where these tool calls must not be made."""
+        if self.tool_calls + count > self._limits.tool_calls:
+            raise LimitError(
+                f"the run wants its {self.tool_calls + count}th tool call; its limit is {self._limits.tool_calls}",
+                limit="tool_calls",
+            )

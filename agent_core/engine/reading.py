@@ -1,0 +1,96 @@
+"""Reading what the engine stored, and erasing it."""
+
+from __future__ import annotations
+
+from agent_core.clock import Clock
+from agent_core.costs.ledger import Ledger
+from agent_core.engine import keys
+from agent_core.engine.kit import Kit
+from agent_core.engine.lease import Lease
+from agent_core.engine.runs import Head, Pending, Run, Step
+from agent_core.errors import ConditionError, NotFoundError, SessionBusyError
+from agent_core.messages import Message, Principal, from_record
+from agent_core.store.base import MAX_WRITES, Delete, Key, Store, Write
+
+DAY = 86_400.0
+
+
+async def read_run(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[Step, ...]]:
+    """A run and its journal by one query; raises NotFoundError."""
+    run: Run | None = None
+    steps: list[Step] = []
+    after = ""
+    while True:
+        page = await store.query(keys.run(tenant, run_id), after=after, limit=1000)
+        for record in page.records:
+            if record.key.sort == keys.RUN:
+                run = from_record(Run, record.fields)
+            elif record.key.sort.startswith(keys.STEP):
+                steps.append(from_record(Step, record.fields))
+        after = page.after
+        if not after:
+            break
+    if run is None:
+        raise NotFoundError(f"there is no run {run_id}")
+    return run, tuple(steps)
+
+
+async def recent_runs(store: Store, clock: Clock, principal: Principal, limit: int, before: str, days: int = 30) -> list[Run]:
+    """The caller's ended runs of the last days, newest first, found through the ledger."""
+    after = ""
+    at = clock.now()
+    if before:
+        last, _ = await read_run(store, principal.tenant, before)
+        at, after = last.created_at, keys.ledger(principal.tenant, last.created_at, before).sort
+    found: list[Run] = []
+    for back in range(days):
+        partition = keys.ledger(principal.tenant, at - back * DAY, "").partition
+        while len(found) < limit:
+            page = await store.query(partition, after=after, limit=limit, reverse=True)
+            for record in page.records:
+                entry = from_record(Ledger, record.fields)
+                stored = await store.get(Key(keys.run(principal.tenant, entry.run_id), keys.RUN))
+                run = from_record(Run, stored.fields) if stored else None
+                if run is not None and run.principal.user == principal.user and len(found) < limit:
+                    found.append(run)
+            after = page.after
+            if not after:
+                break
+        after = ""
+        if len(found) >= limit:
+            break
+    return found
+
+
+async def erase_session(kit: Kit, principal: Principal, session_id: str, head: Head, lease: Lease) -> None:
+    """Remove all that a session left, under its lease; the head goes last, so that a broken-off erasure goes on."""
+    try:
+        await kit.store.write(lease.taking(kit.clock.now()))
+    except ConditionError as error:
+        raise SessionBusyError("the session is answering a message; try again", retry_after=1.0) from error
+    partition = keys.session(principal, session_id)
+    runs: set[str] = set()
+    doomed: list[Key] = []
+    after = ""
+    while True:
+        page = await kit.store.query(partition, after=after, limit=1000)
+        for record in page.records:
+            if record.key.sort.startswith(keys.MESSAGE):
+                runs.add(from_record(Message, record.fields).run_id)
+            elif record.key.sort.startswith(keys.PENDING):
+                runs.add(from_record(Pending, record.fields).run_id)
+            if record.key.sort != keys.STATE:
+                doomed.append(record.key)
+        after = page.after
+        if not after:
+            break
+    for run_id in runs:
+        page = await kit.store.query(keys.run(principal.tenant, run_id), limit=1000)
+        doomed = [record.key for record in page.records] + doomed
+    if head.listed:
+        doomed.append(Key(keys.sessions(principal), head.listed))
+    doomed.append(lease.head)
+    await kit.blobs.erase(principal.tenant, session_id)
+    for start in range(0, len(doomed), MAX_WRITES):
+        batch: list[Write] = [Delete(key) for key in doomed[start : start + MAX_WRITES]]
+        await kit.store.write(*batch)

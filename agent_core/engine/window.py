@@ -1,0 +1,90 @@
+"""Which part of a conversation the model is given: bounded by count and by the model's window, never cut in a pair."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from agent_core.blobs.base import Blobs
+from agent_core.messages import INLINE_LIMIT, Message, Part, Text
+
+RECORD_BUDGET = 256 * 1024
+"""Bytes of one message's record; its largest parts are moved to blobs until it fits (DynamoDB takes 400 KB)."""
+
+
+def tokens(message: Message) -> int:
+    """A rough count: a token is about 4 ASCII characters or one and a half others."""
+    total = 4
+    for text in _texts(message):
+        plain = len(text) if text.isascii() else sum(letter < "\x80" for letter in text)
+        total += plain // 4 + (len(text) - plain) * 2 // 3
+    media = sum(not isinstance(part, Text) for part in message.parts)
+    return total + media * 800
+
+
+def _texts(message: Message) -> list[str]:
+    texts = [part.text for part in message.parts if isinstance(part, Text)]
+    texts += [call.name + call.arguments for call in message.tool_calls]
+    texts += [result.content for result in message.tool_results]
+    return texts
+
+
+def window(history: Sequence[Message], budget: int) -> tuple[Message, ...]:
+    """The latest messages that fit the budget of tokens, beginning with a user's message.
+
+    So a tool's result never stands without its call. Messages of failed runs (`hidden`) are left out.
+    """
+    kept: list[Message] = []
+    for message in reversed(history):
+        if message.hidden:
+            continue
+        budget -= tokens(message)
+        if budget < 0:
+            break
+        kept.append(message)
+    while kept and kept[-1].role != "user":
+        kept.pop()
+    return tuple(reversed(kept))
+
+
+async def spill(message: Message, blobs: Blobs, tenant: str, session: str) -> Message:
+    """The message with its large parts moved to the blob store, so that its record stays small."""
+    sizes = [len(part.text.encode()) if isinstance(part, Text) else len(part.data) for part in message.parts]
+    if sum(sizes) <= INLINE_LIMIT:
+        return message
+    room = RECORD_BUDGET - sum(sizes)
+    parts: list[Part] = list(message.parts)
+    for index in sorted(range(len(parts)), key=lambda place: -sizes[place]):
+        if sizes[index] <= INLINE_LIMIT and room >= 0:
+            break
+        part = parts[index]
+        if isinstance(part, Text):
+            ref = await blobs.put(tenant, session, part.text.encode(), "text/plain; charset=utf-8")
+            parts[index] = msgspec.structs.replace(part, text=part.text[:1000], ref=ref)
+        elif not part.ref:
+            ref = await blobs.put(tenant, session, part.data, part.media_type)
+            parts[index] = msgspec.structs.replace(part, data=b"", ref=ref)
+        room += sizes[index]
+    return msgspec.structs.replace(message, parts=tuple(parts))
+
+
+async def inline(messages: Sequence[Message], blobs: Blobs, tenant: str) -> tuple[Message, ...]:
+    """The messages with every part that is kept by reference read back in, as a model needs them."""
+
+    async def whole(part: Part) -> Part:
+        if not part.ref:
+            return part
+        blob = await blobs.get(tenant, part.ref)
+        if isinstance(part, Text):
+            return Text(blob.data.decode())
+        return msgspec.structs.replace(part, data=blob.data, ref="")
+
+    async def restored(message: Message) -> Message:
+        if not any(part.ref for part in message.parts):
+            return message
+        parts = await asyncio.gather(*(whole(part) for part in message.parts))
+        return msgspec.structs.replace(message, parts=tuple(parts))
+
+    return tuple([await restored(message) for message in messages])

@@ -24,3 +24,47 @@ run: .setup-run ## start the server and ask the agent a question: make run [ASK=
 	@$(PYTHON) -m agent_core.cli run --demo $(if $(ASK),--ask "$$ASK") $(if $(PORT),--port "$$PORT") \
 	    $(if $(HOST),--host "$$HOST") $(if $(DATA),--data "$$DATA")
 export ASK PORT HOST DATA
+
+test: check ## everything CI runs: the checks, then all tests
+	$(PYTHON) -m pytest -q -n 2 -m "not measured"
+	$(PYTHON) -m pytest -q -m measured
+
+check: format-check lint types floors docs-check ## what must hold before a commit: format, lint, types, floors, docs (under a minute)
+
+format: .setup-dev ## put the code in form
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix-only -q .
+
+.PHONY: format-check
+format-check: .setup-dev
+	$(PYTHON) -m ruff format --check -q .
+
+lint: .setup-dev ## ruff, with the rules of pyproject.toml
+	$(PYTHON) -m ruff check .
+
+types: .setup-dev ## mypy --strict
+	$(PYTHON) -m mypy $(SOURCE)
+
+floors: .setup-dev ## who may import whom, and the other rules of the tree
+	$(PYTHON) -m pytest -q tests/test_architecture.py
+
+docs-check: .setup-dev ## the OpenAPI document is up to date
+	$(PYTHON) -m agent_core.api.openapi --check $(OPENAPI)
+
+OPENAPI := docs/openapi.json
+openapi: .setup-dev ## write docs/openapi.json from the code
+	$(PYTHON) -m agent_core.api.openapi $(OPENAPI)
+
+bench: .setup-dev ## measure speed, memory and cost, and write the tables of benchmarks/README.md
+	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m compileall -q $(SOURCE)
+	$(PYTHON) -m benchmarks
+
+soak: .setup-dev ## run the server under load for some minutes and watch its memory: make soak [MINUTES=5]
+	$(PYTHON) -m benchmarks.soak --minutes $(or $(MINUTES),5)
+
+lock: ## resolve requirements/*.txt anew, with hashes and without addresses: make lock [UPGRADE=1]
+	@scripts/lock.sh $(if $(UPGRADE),--upgrade)
+
+clean: ## remove what was made here, but not your data
+	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
+	find . -name __pycache__ -not -path './node_modules/*' -prune -exec rm -rf {} +

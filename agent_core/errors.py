@@ -5,6 +5,8 @@
     |-- InputError             what the caller sent can't be used; names the field and what would be right
     |   |-- MalformedError     not JSON, or not of the declared content type
     |   |-- TooLargeError      over a size limit
+    |   |   |-- UriTooLongError      the path and query are
+    |   |   `-- HeadersTooLargeError  the headers are
     |   |-- MediaTypeError     a content type that is not taken here
     |   `-- KeyReusedError     the idempotency key was used before with another body
     |-- NotFoundError          no such run, session, agent or blob for this caller
@@ -18,7 +20,8 @@
     |   |-- ConnectError       no connection, or it broke before the answer began
     |   |-- StalledError       a timeout: connect, first byte, between chunks or total
     |   |-- CutError           the answer ended before its end
-    |   `-- ProtocolError      what came is not HTTP
+    |   |-- ProtocolError      what came is not HTTP
+    |   `-- OversizeError      the answer is larger than we take
     |-- ModelError             the model did not give a usable reply
     |   |-- ModelRefusedError  the provider refuses the request as it is (400, 401, 403, 404, 422)
     |   |-- ModelBusyError     the provider is overloaded or limits the rate (429, 5xx)
@@ -90,6 +93,18 @@ class TooLargeError(InputError):
     """The request is over a size limit."""
 
     status, slug, title = 413, "too-large", "The request is too large"
+
+
+class UriTooLongError(TooLargeError):
+    """The path and query are over their limit."""
+
+    status, slug, title = 414, "uri-too-long", "The address is too long"
+
+
+class HeadersTooLargeError(TooLargeError):
+    """The request's headers are over their limit."""
+
+    status, slug, title = 431, "headers-too-large", "The headers are too large"
 
 
 class MediaTypeError(InputError):
@@ -188,6 +203,12 @@ class CutError(WireError):
 
 class ProtocolError(WireError):
     """What came back is not HTTP."""
+
+
+class OversizeError(WireError):
+    """The answer is larger than we take."""
+
+    retryable = False
 
 
 class ModelError(AgentError):

@@ -1,7 +1,7 @@
 """Every knob, in one frozen object. The only file that reads the environment.
 
-A field `max_body_bytes` is set by `SAMPAN_MAX_BODY_BYTES`; the three of the model have their plain names
-(`MODEL_ENDPOINT`, `MODEL_NAME`, `MODEL_API_KEY`), so that a deployment needs no code change. docs/settings.md lists all.
+A field `max_body_bytes` is set by `SAMPAN_MAX_BODY_BYTES`; those of the model have their plain names
+(`MODEL_ENDPOINT`, `MODEL_NAME`, `MODEL_API_KEY`, `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`), so that a deployment needs no code change. docs/settings.md lists all.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from agent_core.messages import DataClass
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
-PLAIN = ("model_endpoint", "model_name", "model_api_key")
-SECRET = ("model_api_key",)
+PLAIN = ("model_endpoint", "model_name", "model_api_key", "openai_api_key", "anthropic_api_key")
+SECRET = ("model_api_key", "openai_api_key", "anthropic_api_key")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +52,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     model_api_key: str = ""
     """Key for the model's endpoint."""
+
+    openai_api_key: str = ""
+    """Key for OpenAI's own endpoint; never sent to another one."""
+
+    anthropic_api_key: str = ""
+    """Key for Anthropic's own endpoint; never sent to another one."""
 
     model_first_byte_seconds: Seconds = 60.0
     """How long a model may think before its first byte."""

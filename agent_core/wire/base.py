@@ -10,12 +10,15 @@ import msgspec
 
 
 class Timeouts(msgspec.Struct, frozen=True):
-    """Seconds to wait: for a connection, for the first byte of the answer, between two pieces, for the whole."""
+    """Seconds to wait: for a connection, for the first byte of the answer's body, between two pieces, for the whole."""
 
     connect: float = 5.0
     first_byte: float = 60.0
     between_chunks: float = 30.0
     total: float = 300.0
+
+
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +28,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     headers: Mapping[str, str] = {}
     body: bytes = b""
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

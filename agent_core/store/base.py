@@ -21,6 +21,18 @@ MAX_WRITES = 100
 MAX_RECORD = 400 * 1024
 """Bytes of one record as JSON, key included: DynamoDB's limit."""
 
+MAX_PARTITION = 2048
+"""Bytes of a partition key: DynamoDB's limit."""
+
+MAX_SORT = 1024
+"""Bytes of a sort key: DynamoDB's limit."""
+
+MAX_QUERY = 1000
+"""Records on one page of a query."""
+
+MAX_PAGE = 1024 * 1024
+"""Bytes after which a page of a query ends, full or not: DynamoDB's limit."""
+
 
 class Key(NamedTuple):
     """Where a record is. Records of one partition are sorted by `sort`, bytewise."""
@@ -118,10 +130,12 @@ Write = Put | Update | Delete | Check
 
 
 class Store(Protocol):
-    """Four verbs; each is one round trip. All errors are StoreErrors.
+    """Four verbs; each is one round trip. What the caller did wrong is an InputError, all else a StoreError.
 
     Expired records are never returned and count as absent, at once, whenever the engine removes them for good.
-    Reads see every write that was answered before the read began.
+    Reads see every write that was answered before the read began. A write that was answered is on the disk. One that
+    ended in a StoreError other than ConditionError, or was cancelled, may have happened or not: like an answer lost
+    on a network. So make writes conditional, and read before you repeat one.
     """
 
     async def get(self, key: Key) -> Record | None:
@@ -132,7 +146,8 @@ class Store(Protocol):
     ) -> Page:
         """Records of one partition whose sort key begins with `prefix`, in order (or in reverse).
 
-        `after` is the sort key of the last record already seen, `limit` the most to return (1 to 1,000).
+        `after` is the sort key of the last record already seen, `limit` the most to return (1 to 1,000). A page ends
+        early after MAX_PAGE bytes, so only an empty `Page.after` says that there is no more.
         """
 
     async def write(self, *writes: Write) -> None:
@@ -142,19 +157,54 @@ class Store(Protocol):
         InputError where a record is over 400 KB or the transaction is of no or too many writes.
         """
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float = 0.0) -> Fields:
-        """Add to counters atomically and return all fields as they are then."""
+    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
+        """Add to counters atomically and return all fields as they are then; as an Update of one record."""
 
     async def close(self) -> None:
-        """Let go of files and connections."""
+        """Finish what was asked for and let go of files and connections; no verb may be used after it."""
+
+
+def check_key(key: Key) -> None:
+    """Raise InputError for a key that not every store can hold: empty, too long, or no valid Unicode."""
+    try:
+        partition, sort = len(key.partition.encode()), len(key.sort.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(f"a key holds half a surrogate pair: {error.reason}") from None
+    if not (1 <= partition <= MAX_PARTITION and 1 <= sort <= MAX_SORT):
+        raise InputError(
+            f"a key takes 1 to {MAX_PARTITION} and 1 to {MAX_SORT} bytes, not {partition} and {sort}"
+        )
+
+
+def check_query(partition: str, prefix: str, after: str, limit: int) -> None:
+    """Raise InputError where a query is outside what every store can do."""
+    if not 1 <= limit <= MAX_QUERY:
+        raise InputError(f"a query takes a limit of 1 to {MAX_QUERY}, not {limit}")
+    check_key(Key(partition, prefix or "-"))
+    check_key(Key(partition, after or "-"))
 
 
 def check_writes(writes: Sequence[Write]) -> None:
-    """Raise InputError where a transaction is outside what every store can do."""
+    """Raise InputError where a transaction is outside what every store can do; `encode_fields` checks the sizes."""
     if not 1 <= len(writes) <= MAX_WRITES:
         raise InputError(f"a transaction takes 1 to {MAX_WRITES} writes, not {len(writes)}")
-    if len({write.key for write in writes}) != len(writes):
+    if len(writes) > 1 and len({write.key for write in writes}) != len(writes):
         raise InputError("a key stands in two writes of one transaction")
     for write in writes:
-        if isinstance(write, Put) and len(msgspec.json.encode(write.fields)) > MAX_RECORD:
-            raise TooLargeError(f"the record {write.key} is over {MAX_RECORD} bytes; put large parts into blobs")
+        check_key(write.key)
+        if isinstance(write, Update):
+            if not write.set.keys().isdisjoint(write.add):
+                raise InputError(f"an update of {write.key} both sets a field and adds to it")
+            if any(type(number) is not int for number in write.add.values()):
+                raise InputError(f"an update of {write.key} adds something that is not an int")
+
+
+def encode_fields(key: Key, fields: Mapping[str, Any]) -> bytes:
+    """Fields as JSON. Raises InputError where they can't be that, TooLargeError for a record over MAX_RECORD."""
+    try:
+        body = msgspec.json.encode(fields)
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError: a lone surrogate, among others
+        raise InputError(f"the fields of {key} are not JSON: {error}") from error
+    if len(body) + len(key.partition.encode()) + len(key.sort.encode()) > MAX_RECORD:
+        raise TooLargeError(f"the record {key} is over {MAX_RECORD} bytes; put large parts into blobs")
+    return body

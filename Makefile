@@ -23,7 +23,9 @@ setup: ## make .venv with all that development needs (quick when it is there)
 run: .setup-run ## start the server and ask the agent a question: make run [ASK="..."] [PORT=8000] [HOST=127.0.0.1] [DATA=folder]
 	@$(PYTHON) -m agent_core.cli run --demo $(if $(ASK),--ask "$$ASK") $(if $(PORT),--port "$$PORT") \
 	    $(if $(HOST),--host "$$HOST") $(if $(DATA),--data "$$DATA")
-export ASK PORT HOST DATA
+# Passed on by the environment, so that quotes in a question stay what they are; `value` keeps its dollar signs too.
+override export ASK := $(value ASK)
+export PORT HOST DATA
 
 test: check ## everything CI runs: the checks, then all tests
 	$(PYTHON) -m pytest -q -n 2 -m "not measured"

@@ -16,7 +16,7 @@ from agent_core.engine.engine import Engine
 from agent_core.errors import ConfigError
 from agent_core.loader import load_agents
 from agent_core.models.base import Model
-from agent_core.models.catalog import make_model, parse_model
+from agent_core.models.catalog import make_model, resolve
 from agent_core.plugins.chain import PluginChain
 from agent_core.plugins.loader import load_plugins
 from agent_core.settings import Settings
@@ -172,7 +172,7 @@ def _model(agent: Agent, settings: Settings, models: dict[str, Model], wire: Wir
     if not isinstance(agent.model, str):
         models[f"given:{id(agent.model)}"] = agent.model
         return agent.model
-    spec = parse_model(agent.model, settings)
+    spec = resolve(agent.model, settings)
     key = repr(spec)
     if key not in models:
         models[key] = make_model(spec, settings, wire, clock)

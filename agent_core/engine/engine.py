@@ -100,7 +100,6 @@ class Engine:
         run = self._new_run(inbound)
         feed = Feed()
         feed.wanted = streaming
-        self._announce(feed, run)
         self._feeds[run.id] = feed
         try:
             lease, fresh, run = await self._accept(inbound, run)
@@ -109,7 +108,8 @@ class Engine:
             raise
         if run.done:
             self._feeds.pop(run.id, None)
-            return run, None
+            return msgspec.structs.replace(run, replayed=True), None
+        self._announce(feed, run)
         if lease is not None:
             self._start(run, lease, {run.id: run} if fresh else {})
         else:
@@ -117,7 +117,8 @@ class Engine:
         return run, feed
 
     def _announce(self, feed: Feed, run: Run) -> None:
-        feed.emit("run", {"run_id": run.id, "session_id": run.session_id, "agent": run.agent})
+        fields = {"run_id": run.id, "session_id": run.session_id, "agent": run.agent, "replayed": run.replayed}
+        feed.emit("run", fields)
 
     def _completed(self, inbound: Inbound) -> Inbound:
         """The inbound message with what its sender left open; raises InputError or NotFoundError."""

@@ -65,7 +65,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
     `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
-    is never silently too low. Times are in seconds since 1970.
+    is never silently too low. Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an
+    idempotency key that this is the answer given before.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps: int = 0
     failure: Failure | None = None
     metadata: dict[str, str] = {}
+    replayed: bool = False
 
     @property
     def done(self) -> bool:
@@ -99,7 +101,7 @@ EventType = Literal["run", "text", "reasoning", "tool_call", "tool_result", "rep
 class RunEvent(msgspec.Struct, frozen=True):
     """What a client that watches a run is told, numbered from 1 within the run.
 
-    run: {run_id, session_id, agent}; text, reasoning: {text}; tool_call: a ToolCall; tool_result: a ToolResult;
+    run: {run_id, session_id, agent, replayed}; text, reasoning: {text}; tool_call: a ToolCall; tool_result: a ToolResult;
     reply: the Run at its end; error: the Run that failed.
     """
 

@@ -1,0 +1,95 @@
+"""Reading what a request brings: its body as JSON of a declared shape, its query."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import Request
+
+from agent_core.errors import InputError, MalformedError, MediaTypeError, TooLargeError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_JSON = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
+_UTF8 = ("utf-8", "utf8", "us-ascii")
+_AT = re.compile(r"(?P<detail>.*) - at `(?P<path>.*)`", re.DOTALL)
+
+
+class Disconnect(Exception):
+    """The client went away before its request was complete; there is nobody to answer."""
+
+
+async def read_json(request: Request, limit: int) -> bytes:
+    """The body of a JSON request, of at most `limit` bytes, whether its length was declared or not."""
+    _check_type(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLargeError(f"the body may have {limit} bytes, this one declares {declared}")
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        event = await request.receive()
+        if event["type"] == "http.disconnect":
+            raise Disconnect
+        piece: bytes = event.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            raise TooLargeError(f"the body may have {limit} bytes")
+        pieces.append(piece)
+        if not event.get("more_body", False):
+            return b"".join(pieces) if len(pieces) > 1 else piece
+
+
+def _check_type(request: Request) -> None:
+    header = request.headers.get("content-type", "")
+    kind, _, parameters = header.partition(";")
+    if not _JSON.fullmatch(kind.strip()):
+        raise MediaTypeError(
+            f"the body must be JSON: send Content-Type: application/json, not {header[:100]!r}"
+        )
+    charset = re.search(r'charset\s*=\s*"?([^\s;"]+)', parameters, re.IGNORECASE)
+    if charset and charset[1].lower() not in _UTF8:
+        raise MediaTypeError(f"JSON must be UTF-8, not {charset[1][:40]!r}")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise MediaTypeError(f"the body must not be compressed: no Content-Encoding {coding[:40]!r}")
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """The struct in the body. Raises MalformedError (not JSON) or InputError with the path of what is wrong."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except msgspec.DecodeError as error:
+        raise MalformedError(f"the body is not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise MalformedError("the body is nested too deeply") from None
+
+
+def read_query(request: Request, kind: type[T]) -> T:
+    """The query string as a struct of strings and numbers; each parameter at most once."""
+    text: str = request.scope["query_string"].decode("latin-1")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError as error:
+        raise InputError(f"the query can't be read: {error}", field="query") from None
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise InputError("a query parameter is given twice", field="query")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        wrong = invalid(error)
+        raise InputError(wrong.detail, field="query" + wrong.field.removeprefix("$")) from None
+
+
+def invalid(error: msgspec.ValidationError) -> InputError:
+    """msgspec's words and path as our error."""
+    found = _AT.fullmatch(str(error))
+    return InputError(found["detail"], field=found["path"]) if found else InputError(str(error), field="$")

@@ -1,0 +1,156 @@
+"""`/v1/chat/completions` and `/v1/models`: agents for clients of OpenAI's API, unchanged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from agent_core.api import problems
+from agent_core.api.answers import json_response
+from agent_core.api.bodies import decode, read_json
+from agent_core.api.chat_schemas import UNSUPPORTED, ChatRequest, ModelCard, ModelList, NamedTool
+from agent_core.api.chat_wire import (
+    ChunkWriter,
+    completion,
+    newest,
+    read_messages,
+    read_output_schema,
+    read_tools,
+)
+from agent_core.api.idempotency import fingerprint, idempotency_key
+from agent_core.api.principal import principal
+from agent_core.api.runs import REPLAYED
+from agent_core.api.schemas import SessionId
+from agent_core.api.service import Service
+from agent_core.api.sse import EventStream, data_frame
+from agent_core.engine.runs import Inbound, Run, RunEvent
+from agent_core.errors import AgentError, InputError, NotFoundError, RunningError
+
+log = logging.getLogger("sampan.api")
+
+SESSION_HEADER = "Sampan-Session-Id"
+RUN_HEADER = "Sampan-Run-Id"
+
+
+class UnknownModelError(NotFoundError):
+    """There is no agent of the name that the request calls its model."""
+
+    slug = "model-not-found"
+
+
+async def post_chat(service: Service, request: Request) -> ASGIApp:
+    """Answer a conversation, whole or in chunks."""
+    body = await read_json(request, service.settings.max_body_bytes)
+    asked = _decode(body)
+    _known(service, asked.model)
+    inbound = _inbound(service, request, asked)
+    if asked.stream:
+        usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        return await _streamed(service, request, inbound, include_usage=usage)
+    run = await service.engine.answer(inbound)
+    headers = _headers(run.id, run.session_id, replayed=run.replayed)
+    problem = problems.of_run(run)
+    if problem is not None:
+        return problems.response(problem, request.scope["path"], headers=headers)
+    if not run.done:
+        raise RunningError("the run goes on without you; look at it later", run_id=run.id)
+    return json_response(completion(run), headers=headers)
+
+
+def _decode(body: bytes) -> ChatRequest:
+    try:
+        return decode(body, ChatRequest)
+    except InputError as error:
+        name = error.field.removeprefix("$.").split("[", 1)[0].split(".", 1)[0]
+        if name in UNSUPPORTED:
+            raise InputError(UNSUPPORTED[name], field=error.field) from None
+        raise
+
+
+def _known(service: Service, model: str) -> None:
+    if model not in service.engine.agents:
+        raise UnknownModelError(
+            f"there is no agent {model[:128]!r} to take as model; there are: {', '.join(sorted(service.engine.agents))}"
+        )
+
+
+def _inbound(service: Service, request: Request, asked: ChatRequest) -> Inbound:
+    metadata = dict(asked.metadata or {})
+    session_id = _session_id(request.headers.get(SESSION_HEADER) or metadata.pop("session_id", ""))
+    messages = read_messages(asked, service.settings.data_class)
+    key = idempotency_key(request.headers)
+    choice = "required" if isinstance(asked.tool_choice, NamedTool) else asked.tool_choice or "auto"
+    return Inbound(
+        messages=newest(messages) if session_id else messages,
+        principal=principal(request),
+        agent=asked.model,
+        session_id=session_id,
+        key=key,
+        fingerprint=fingerprint(request.scope["path"], [asked, session_id]) if key else "",
+        channel="chat",
+        metadata=metadata,
+        tools=read_tools(asked),
+        tool_choice=choice,
+        output_schema=read_output_schema(asked),
+        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        temperature=asked.temperature,
+    )
+
+
+def _session_id(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        return msgspec.convert(text, SessionId)
+    except msgspec.ValidationError as error:
+        raise InputError(f"session id: {error}", field="$.metadata.session_id") from None
+
+
+def _headers(run_id: str, session_id: str, *, replayed: bool) -> dict[str, str]:
+    headers = {RUN_HEADER: run_id, SESSION_HEADER: session_id}
+    return headers | REPLAYED if replayed else headers
+
+
+async def _streamed(
+    service: Service, request: Request, inbound: Inbound, *, include_usage: bool
+) -> EventStream:
+    events = service.engine.stream(inbound)
+    first = await anext(events)  # raises what acceptance raises, while an error can still have its status
+    assert isinstance(first.data, dict)
+    run_id, session_id = first.data["run_id"], first.data["session_id"]
+    writer = ChunkWriter(run_id, inbound.agent, int(service.clock.now()), include_usage=include_usage)
+    headers = _headers(run_id, session_id, replayed=bool(first.data.get("replayed")))
+    return EventStream(_frames(writer, events, request.scope["request_id"]), service.clock, headers)
+
+
+async def _frames(
+    writer: ChunkWriter, events: AsyncIterator[RunEvent], request_id: str
+) -> AsyncGenerator[bytes, None]:
+    yield writer.start()
+    try:
+        async for event in events:
+            problem = problems.of_run(event.data) if isinstance(event.data, Run) else None
+            frame = data_frame(problems.openai_error(problem)) if problem else writer.write(event)
+            if frame:
+                yield frame
+    except AgentError as error:
+        yield data_frame(problems.openai_error(problems.of_error(error, request_id)))
+    except Exception:  # the outermost boundary of a stream: its 200 is sent, the client must still be told
+        log.exception("request=<%s> | stream broke off", request_id)
+        yield data_frame(problems.openai_error(problems.internal(request_id)))
+
+
+async def list_models(service: Service, request: Request) -> ASGIApp:
+    """All agents."""
+    return json_response(ModelList([ModelCard(name) for name in sorted(service.engine.agents)]))
+
+
+async def get_model(service: Service, request: Request) -> ASGIApp:
+    """One agent."""
+    name = request.path_params["model"]
+    _known(service, name)
+    return json_response(ModelCard(name))

@@ -1,0 +1,39 @@
+"""The Idempotency-Key header (draft-ietf-httpapi-idempotency-key-header) and the fingerprint of a body."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import msgspec
+from starlette.datastructures import Headers
+
+from agent_core.errors import MalformedError
+
+MAX_KEY = 255
+
+# A structured-field string (RFC 9651 section 3.3.3), or the bare form that many clients send.
+_QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_BARE = re.compile(r"[!#-\x5b\x5d-~]+")
+
+
+def idempotency_key(headers: Headers) -> str:
+    """The key without its quotes, "" where there is none. Raises MalformedError where it can't be one."""
+    values = headers.getlist("idempotency-key")
+    if not values:
+        return ""
+    text = values[0].strip()
+    quoted = _QUOTED.fullmatch(text)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text if _BARE.fullmatch(text) else ""
+    if len(values) > 1 or not 1 <= len(key) <= MAX_KEY:
+        raise MalformedError(
+            f"Idempotency-Key must be sent once, as 1 to {MAX_KEY} printable ASCII characters,"
+            ' best in quotes: "8e03978e"'
+        )
+    return key
+
+
+def fingerprint(path: str, request: object) -> str:
+    """A hash of what the caller asked under a key, as we read it: the same however its JSON is spaced or ordered."""
+    canonical = msgspec.json.encode([path, request], order="deterministic")
+    return hashlib.sha256(canonical).hexdigest()

@@ -1,0 +1,176 @@
+"""Every route in one table. The router and the OpenAPI document are both made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from agent_core.api import chat, health, runs, sessions
+from agent_core.api import chat_schemas as openai
+from agent_core.api import schemas as shape
+from agent_core.api.service import Handler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One method of one path.
+
+    `query` and `body` are what it reads, `replies` what it gives by status (None for no content), `problems` which
+    error statuses it may answer with besides those that any request can get. `events` says that it can stream.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    name: str
+    summary: str
+    tag: str
+    replies: dict[int, type[msgspec.Struct] | None]
+    query: type[msgspec.Struct] = shape.NoQuery
+    body: type[msgspec.Struct] | None = None
+    problems: tuple[int, ...] = ()
+    idempotent: bool = False
+    events: bool = False
+
+
+RUN_FAILURES = (404, 409, 422, 500, 502, 503, 504)
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        method="POST",
+        path="/api/v1/agent",
+        handler=runs.post_agent,
+        name="answer",
+        summary="Send a message to an agent and get its answer, whole or as server-sent events.",
+        tag="agent",
+        body=shape.AgentRequest,
+        replies={200: shape.RunView, 202: shape.RunView},
+        problems=RUN_FAILURES,
+        idempotent=True,
+        events=True,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/runs",
+        handler=runs.list_runs,
+        name="listRuns",
+        summary="List your runs, newest first.",
+        tag="runs",
+        query=shape.RunsQuery,
+        replies={200: shape.RunList},
+        problems=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/runs/{run_id}",
+        handler=runs.get_run,
+        name="getRun",
+        summary="Look at a run: status, reply, cost and journal.",
+        tag="runs",
+        replies={200: shape.RunDetail},
+        problems=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/runs/{run_id}/cancel",
+        handler=runs.cancel_run,
+        name="cancelRun",
+        summary="Ask a run to stop at its next step. 200: it has ended before; 202: it will stop.",
+        tag="runs",
+        replies={200: shape.RunView, 202: shape.RunView},
+        problems=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/sessions",
+        handler=sessions.list_sessions,
+        name="listSessions",
+        summary="List your sessions, newest first.",
+        tag="sessions",
+        query=shape.RunsQuery,
+        replies={200: shape.SessionList},
+        problems=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/sessions/{session_id}",
+        handler=sessions.get_session,
+        name="getSession",
+        summary="Read a session's messages, oldest first.",
+        tag="sessions",
+        query=shape.SessionQuery,
+        replies={200: shape.MessageList},
+        problems=(404, 422),
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/v1/sessions/{session_id}",
+        handler=sessions.delete_session,
+        name="eraseSession",
+        summary="Erase a session for good: messages, runs, journals, blobs.",
+        tag="sessions",
+        replies={204: None},
+        problems=(404, 409),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=chat.post_chat,
+        name="chatCompletions",
+        summary="OpenAI's chat completions, answered by the agent that `model` names.",
+        tag="openai",
+        body=openai.ChatRequest,
+        replies={200: openai.ChatCompletion},
+        problems=(400, 404, 409, 422, 500, 502, 503, 504),
+        idempotent=True,
+        events=True,
+    ),
+    Operation(
+        method="GET",
+        path="/v1/models",
+        handler=chat.list_models,
+        name="listModels",
+        summary="All agents, as OpenAI lists models.",
+        tag="openai",
+        replies={200: openai.ModelList},
+    ),
+    Operation(
+        method="GET",
+        path="/v1/models/{model}",
+        handler=chat.get_model,
+        name="getModel",
+        summary="One agent, as OpenAI shows a model.",
+        tag="openai",
+        replies={200: openai.ModelCard},
+        problems=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/healthz",
+        handler=health.healthz,
+        name="healthz",
+        summary="Whether the process answers.",
+        tag="service",
+        replies={200: shape.Health},
+    ),
+    Operation(
+        method="GET",
+        path="/readyz",
+        handler=health.readyz,
+        name="readyz",
+        summary="Whether it can work: the store answers.",
+        tag="service",
+        replies={200: shape.Health},
+        problems=(503,),
+    ),
+    Operation(
+        method="GET",
+        path="/",
+        handler=health.home,
+        name="home",
+        summary="Where things are.",
+        tag="service",
+        replies={200: shape.Home},
+    ),
+)

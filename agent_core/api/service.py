@@ -1,0 +1,27 @@
+"""What every handler is given besides the request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from agent_core.clock import Clock
+from agent_core.engine.engine import Engine
+from agent_core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Service:
+    """The engine, the settings and the clock. `console` is where the pages are mounted, "" where they are not."""
+
+    engine: Engine
+    settings: Settings
+    clock: Clock
+    console: str = ""
+
+
+Handler = Callable[[Service, Request], Awaitable[ASGIApp]]
+"""Answers a request; raises AgentErrors, which become problems."""

@@ -194,11 +194,12 @@ def test_building_the_app_is_lean(tmp_path: Path) -> None:
     """The path of POST /api/v1/agent loads none of the libraries that other paths need."""
     code = f"""
 from agent_core import Agent
-from agent_core.api import build_api
+from agent_core.api.asgi import build
 from agent_core.app import build_app
 from agent_core.settings import Settings
 agent = Agent(name="a", instructions="b", model="openai:c")
-build_api(build_app(Settings(data={str(tmp_path)!r}, model_api_key="k"), agents=[agent]))
+app = build_app(Settings(data={str(tmp_path)!r}, model_api_key="k"), agents=[agent])
+build(app.engine, app.settings, clock=app.clock)
 """
     loaded = modules_loaded_by(code, tmp_path)
     assert not loaded.intersection(HEAVY)

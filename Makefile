@@ -52,11 +52,10 @@ floors: .setup-dev ## who may import whom, and the other rules of the tree
 	$(PYTHON) -m pytest -q tests/test_architecture.py
 
 docs-check: .setup-dev ## the OpenAPI document is up to date
-	$(PYTHON) -m agent_core.api.openapi --check $(OPENAPI)
+	$(PYTHON) -m agent_core.api.openapi --check
 
-OPENAPI := docs/openapi.json
-openapi: .setup-dev ## write docs/openapi.json from the code
-	$(PYTHON) -m agent_core.api.openapi $(OPENAPI)
+openapi: .setup-dev ## make the OpenAPI document from the code
+	$(PYTHON) -m agent_core.api.openapi
 
 bench: .setup-dev ## measure speed, memory and cost, and write the tables of benchmarks/README.md
 	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m compileall -q $(SOURCE)

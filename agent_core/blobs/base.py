@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Protocol
 
 import msgspec
+
+from agent_core.errors import InputError, NotFoundError
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -18,6 +23,22 @@ class Blob(msgspec.Struct, frozen=True):
 def reference(session: str, data: bytes) -> str:
     """`<session>/<sha256 of the bytes>`: the same bytes in the same session have the same reference."""
     return f"{session}/{hashlib.sha256(data).hexdigest()}"
+
+
+def split_reference(ref: str) -> tuple[str, str]:
+    """The session and the digest; NotFoundError for what no `reference` ever made."""
+    session, slash, digest = ref.rpartition("/")
+    if not slash or not _DIGEST.fullmatch(digest):
+        raise NotFoundError(f"no blob {ref}")
+    return session, digest
+
+
+def check_media_type(media_type: str) -> None:
+    """Raise InputError for what can't stand in a header or on a line of its own."""
+    if not media_type.isprintable() or not media_type.isascii() or len(media_type) > 255:
+        raise InputError(
+            "a media type is one line of at most 255 printable ASCII characters", field="$.media_type"
+        )
 
 
 class Blobs(Protocol):

@@ -1,0 +1,35 @@
+"""Blobs in memory: for tests, and for servers whose state may end with them."""
+
+from __future__ import annotations
+
+from agent_core.blobs.base import Blob, check_media_type, reference, split_reference
+from agent_core.errors import NotFoundError
+
+
+class MemoryBlobs:
+    """All verbs over dicts."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[tuple[str, str], dict[str, Blob]] = {}
+
+    async def put(self, tenant: str, session: str, data: bytes, media_type: str) -> str:
+        """Store the bytes and return their reference."""
+        check_media_type(media_type)
+        ref = reference(session, data)
+        self._sessions.setdefault((tenant, session), {})[ref] = Blob(bytes(data), media_type)
+        return ref
+
+    async def get(self, tenant: str, ref: str) -> Blob:
+        """The bytes again; raises NotFoundError."""
+        session, _ = split_reference(ref)
+        try:
+            return self._sessions[tenant, session][ref]
+        except KeyError:
+            raise NotFoundError(f"no blob {ref}") from None
+
+    async def erase(self, tenant: str, session: str) -> None:
+        """Remove all bytes of a session."""
+        self._sessions.pop((tenant, session), None)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

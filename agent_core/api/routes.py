@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from agent_core.api import chat, health, runs, sessions
+from agent_core.api import chat, documents, health, runs, sessions
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
 from agent_core.api.service import Handler
@@ -17,7 +18,8 @@ class Operation:
     """One method of one path.
 
     `query` and `body` are what it reads, `replies` what it gives by status (None for no content), `problems` which
-    error statuses it may answer with besides those that any request can get. `events` says that it can stream.
+    error statuses it may answer with besides those that any request can get. `events` says that it can stream,
+    `hidden` that the OpenAPI document leaves it out.
     """
 
     method: str
@@ -32,6 +34,8 @@ class Operation:
     problems: tuple[int, ...] = ()
     idempotent: bool = False
     events: bool = False
+    example: dict[str, Any] | None = None
+    hidden: bool = False
 
 
 RUN_FAILURES = (404, 409, 422, 500, 502, 503, 504)
@@ -45,6 +49,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Send a message to an agent and get its answer, whole or as server-sent events.",
         tag="agent",
         body=shape.AgentRequest,
+        example={"message": "What is the capital of France?", "session_id": "travel-1"},
         replies={200: shape.RunView, 202: shape.RunView},
         problems=RUN_FAILURES,
         idempotent=True,
@@ -121,6 +126,10 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="OpenAI's chat completions, answered by the agent that `model` names.",
         tag="openai",
         body=openai.ChatRequest,
+        example={
+            "model": "assistant",
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        },
         replies={200: openai.ChatCompletion},
         problems=(400, 404, 409, 422, 500, 502, 503, 504),
         idempotent=True,
@@ -172,5 +181,25 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Where things are.",
         tag="service",
         replies={200: shape.Home},
+    ),
+    Operation(
+        method="GET",
+        path="/openapi.json",
+        handler=documents.openapi,
+        name="openapi",
+        summary="This API as an OpenAPI 3.1 document.",
+        tag="service",
+        replies={},
+        hidden=True,
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        handler=documents.docs,
+        name="docs",
+        summary="This API as a page to read.",
+        tag="service",
+        replies={},
+        hidden=True,
     ),
 )

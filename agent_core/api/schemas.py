@@ -40,6 +40,7 @@ Metadata = Annotated[
 Base64 = Annotated[
     bytes, Meta(min_length=1, description="The bytes in base64.", extra_json_schema={"format": "byte"})
 ]
+Instant = Annotated[datetime, Meta(tz=True)]
 FileName = Annotated[str, Meta(max_length=255)]
 
 # Parts as they come in. They are not the stored parts: a caller may not name blobs by reference.
@@ -203,8 +204,8 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     usage: Usage = Usage()
     cost: Cost | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
     text: str = ""
     tool_calls: list[ToolCall] = []
     result: ToolResult | None = None
@@ -225,8 +226,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     models: list[str]
     channel: str
     metadata: dict[str, str]
-    created_at: datetime
-    finished_at: datetime | None
+    created_at: Instant
+    finished_at: Instant | None
     problem: Problem | None = None
 
 
@@ -249,7 +250,7 @@ class SessionItem(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     agent: str
     title: str
-    created_at: datetime
+    created_at: Instant
 
 
 class SessionView(SessionItem, frozen=True, kw_only=True):
@@ -273,7 +274,7 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     role: Literal["system", "user", "assistant", "tool"]
     parts: list[Part]
     run_id: str
-    created_at: datetime
+    created_at: Instant
     data_class: DataClass
     text: Annotated[str, Meta(description="All text parts together.")]
     tool_calls: list[ToolCall] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -69,8 +69,12 @@ class Responder(Protocol):
     `respond` takes the conversation so far and gives a Reply (async def) or chunks of one (async generator).
     """
 
-    name: str
-    respond: Callable[[Sequence[Message], Turn], Any]
+    @property
+    def name(self) -> str:
+        """What requests call it by."""
+
+    def respond(self, messages: Sequence[Message], turn: Turn, /) -> Any:
+        """Answer the last message."""
 
 
 Chunks = AsyncIterator[Chunk]

@@ -1,0 +1,55 @@
+"""What a person sees when the server has come up: a first question answered over HTTP, and where to go on."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+
+import httpx
+import msgspec
+
+from agent_core.app import App
+from agent_core.cli.client import call, connect
+from agent_core.cli.live import failure, figures, show, writer_for_people
+from agent_core.cli.screen import complain, installed_version, on_terminal, say
+from agent_core.cli.talk import RemoteTalk, Stopwatch, agent_label
+from agent_core.errors import AgentError
+
+EXAMPLE = "What is the capital of France?"
+
+
+async def greet(url: str, question: str, app: App) -> bool:
+    """Wait until the server is ready, ask the question (if any), say where things are. Says whether all went well."""
+    access = logging.getLogger("uvicorn.access")
+    access.setLevel(logging.WARNING)  # our own requests are not worth a line
+    names = ", ".join(agent_label(bound) for bound in app.engine.agents.values())
+    say(f"Sampan {installed_version()} · {names}", "bold")
+    try:
+        async with connect(url) as client:
+            await call(client, "GET", "/readyz")
+            if question:
+                await _ask(client, question, app)
+        well = True
+    except AgentError as error:
+        complain(error)
+        well = False
+    _where(url, question or EXAMPLE)
+    access.setLevel(logging.INFO)
+    return well
+
+
+async def _ask(client: httpx.AsyncClient, question: str, app: App) -> None:
+    """Ask over HTTP as anybody would, and print the answer as it comes."""
+    say(f"\n> {question}\n", "cyan")
+    watch = Stopwatch(app.clock)
+    run = await show(RemoteTalk(client), question, watch, writer_for_people())
+    if problem := failure(run):
+        raise AgentError(problem)
+    say(f"\n{figures(run, watch)}", "dim")
+
+
+def _where(url: str, question: str) -> None:
+    body = msgspec.json.encode({"message": question}).decode()
+    say(f"\nChat page  {url}/console/", "bold green")
+    say(f"API        curl {url}/api/v1/agent -H 'Content-Type: application/json' -d {shlex.quote(body)}")
+    say("Stop       Ctrl-C" if on_terminal() else "Stop       SIGINT or SIGTERM")

@@ -1,0 +1,21 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8000")]
+Data = Annotated[
+    str | None, typer.Option(help="Folder of the store and of large parts.", show_default=".sampan")
+]
+Agents = Annotated[
+    str | None, typer.Option(help="Folder, .py file or package that defines agents.", show_default="agents")
+]
+AgentName = Annotated[str, typer.Option("--agent", help="Which agent; without it, the default one.")]
+Session = Annotated[str, typer.Option("--session", help="Go on with this session; without it, a new one.")]
+Url = Annotated[str, typer.Option(help="Talk to the server at this URL instead of working in this process.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+Limit = Annotated[int, typer.Option(min=1, max=200, help="How many at most.")]

@@ -1,0 +1,72 @@
+"""The command tree of `sampan`, and the boundary where every error becomes a line that says what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from agent_core.cli import ask, chat, doctor, new, run, runs, sessions
+from agent_core.cli.screen import complain, installed_version, say
+from agent_core.errors import AgentError
+
+app = typer.Typer(
+    name="sampan",
+    help="Sampan: write an agent in one file; run it anywhere, unchanged.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Boxes and colours are for people; where a program reads, the help is plain text.
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+)
+app.command()(new.new)
+app.command()(run.run)
+app.command()(ask.ask)
+app.command()(chat.chat)
+app.command()(doctor.doctor)
+app.add_typer(runs.app, name="runs")
+app.add_typer(sessions.app, name="sessions")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"sampan {installed_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if debug:
+        _Debug.on = True
+
+
+class _Debug:
+    on = False
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit code: 0 well, 1 it failed, 2 it was called wrongly."""
+    try:
+        app(list(arguments))
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except AgentError as error:
+        if _Debug.on:
+            raise
+        complain(error)
+        return 1
+    except Exception as error:  # the outermost boundary: a person gets a line, with --debug the traceback
+        if _Debug.on:
+            raise
+        complain(error)
+        say("This should not have happened. `sampan --debug ...` shows where it did.", stderr=True)
+        return 1
+    return 0

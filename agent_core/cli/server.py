@@ -1,0 +1,109 @@
+"""The server behind `sampan run`: its socket, uvicorn, the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from uvicorn.supervisors import ChangeReload
+
+from agent_core.app import App, build_app
+from agent_core.cli.screen import complain, say
+from agent_core.errors import AgentError
+from agent_core.settings import Settings
+
+GRACE_SECONDS = 10
+"""How long requests under way may go on once the server was asked to stop."""
+
+Greeting = Callable[[App], Awaitable[bool]]
+"""What is done once the server listens; says whether it went well."""
+
+
+def serve(settings: Settings, listener: socket.socket, greet: Greeting, *, once: bool = False) -> int:
+    """Serve until SIGINT or SIGTERM, or with `once` until the greeting is over. Gives the exit code."""
+    _log_to_stderr(settings)
+    app = build_app(settings)
+    config = _config(settings, app)
+    server = uvicorn.Server(config)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal that stopped it once more when it is done; with this it finds nobody to kill.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            return runner.run(_serving(app, server, listener, greet, once=once))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def serve_reloading(settings: Settings, listener: socket.socket, greet: Greeting) -> int:
+    """Serve in a child process that is started anew whenever a file of the agents changes."""
+    _log_to_stderr(settings)
+    agents = Path(settings.agents)
+    watched = agents if agents.is_dir() else agents.parent if agents.is_file() else Path.cwd()
+    config = uvicorn.Config(
+        "agent_core.app:build_app", reload=True, reload_dirs=[str(watched)], log_config=None
+    )
+    say(f"Watching {watched} for changes.", "dim")
+    ChangeReload(config, target=partial(_reloaded, settings, greet), sockets=[listener]).run()
+    return 0
+
+
+def _reloaded(settings: Settings, greet: Greeting, sockets: list[socket.socket] | None) -> None:
+    """The child: a mistake in a user's file is told, and the next change tries again."""
+    try:
+        sys.exit(serve(settings, (sockets or [])[0], greet))
+    except AgentError as error:
+        complain(error)
+        sys.exit(1)
+
+
+def _config(settings: Settings, app: App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app.asgi(),
+        log_config=None,
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+    )
+
+
+async def _serving(
+    app: App, server: uvicorn.Server, listener: socket.socket, greet: Greeting, *, once: bool
+) -> int:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    greeting = asyncio.ensure_future(greet(app))
+    try:
+        await asyncio.wait({serving, greeting}, return_when=asyncio.FIRST_COMPLETED)
+        if once:
+            server.should_exit = True
+        await serving
+        if not greeting.done():
+            greeting.cancel()
+            await asyncio.wait({greeting})
+        return 0 if greeting.cancelled() or greeting.result() or not once else 1
+    finally:
+        await app.close()
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    """Log lines for whoever runs the server: ours, and one for each request."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s | %(message)s",
+    )
+    for chatty in ("uvicorn.error", "asyncio", "httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

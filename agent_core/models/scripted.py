@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
-from agent_core.messages import Chunk, Message, Prompt, Reply, ToolCall, Usage
+from agent_core.messages import Chunk, Finish, Message, Prompt, Reply, ToolCall, Usage
 
 Line = Reply | str | Sequence[ToolCall] | ToolCall | Exception | Callable[[Prompt], Any]
-"""What one call gives: a whole reply, its words, tool calls, an error to raise, or what a function of the prompt gives."""
+"""What one call gives: a reply, its words, tool calls, an error to raise, or what a function of the prompt gives."""
 
 
 class ScriptedModel:
@@ -73,22 +73,21 @@ class ScriptedModel:
         return self._read(self._script.pop(0), prompt)
 
     def _read(self, line: Line, prompt: Prompt) -> Reply:
+        finish: Finish = "stop"
         match line:
             case Reply():
                 return line
             case Exception():
                 raise line
             case str():
-                message, finish = Message.of("assistant", line), "stop"
+                message = Message.of("assistant", line)
             case ToolCall():
                 return self._read([line], prompt)
-            case list() | tuple():
-                message, finish = Message(role="assistant", tool_calls=tuple(line)), "tool_calls"
-            case _:
+            case _ if callable(line):
                 return self._read(line(prompt), prompt)
+            case _:
+                message, finish = Message(role="assistant", tool_calls=tuple(line)), "tool_calls"
         written = sum(len(m.text) + sum(len(r.content) for r in m.tool_results) for m in prompt.messages)
         made = len(message.text) + sum(len(call.arguments) for call in message.tool_calls)
         usage = Usage(input=1 + (len(prompt.system) + written) // 4, output=1 + made // 4)
-        return Reply(
-            message=message, usage=usage, model=self.name, finish="tool_calls" if finish != "stop" else "stop"
-        )
+        return Reply(message=message, usage=usage, model=self.name, finish=finish)

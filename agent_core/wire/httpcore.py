@@ -86,7 +86,7 @@ class HttpcoreWire:
             },
         )
         try:
-            return waits, await pools.of(url).handle_async_request(outgoing)
+            answer = await pools.of(url).handle_async_request(outgoing)
         except httpcore.PoolTimeout:
             raise waits.stalled(loop.time(), connecting=True) from None
         except httpcore.LocalProtocolError:
@@ -96,6 +96,8 @@ class HttpcoreWire:
             ) from None
         except httpcore.RemoteProtocolError as error:
             raise _broken(waits, error) from None
+        waits.answered = True
+        return waits, answer
 
     async def _pieces(self, waits: Waits, answer: httpcore.Response) -> AsyncGenerator[bytes]:
         size = 0
@@ -200,7 +202,7 @@ def _broken(waits: Waits, error: Exception) -> ConnectError | CutError | Protoco
     """What httpcore's error about the answer means: the peer hung up too early, or it does not speak HTTP."""
     if not waits.ended:
         return ProtocolError(f"{waits.host}: what came is not HTTP: {error}")
-    if not waits.received:
+    if not waits.answered:
         return ConnectError(f"{waits.host}: the connection closed before an answer")
     return CutError(f"{waits.host}: the answer ended before its end")
 

@@ -112,7 +112,7 @@ class SocketStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if not self._buffer:
             waits.ended = True
             if self._error is not None:
-                kind = CutError if waits.received else ConnectError
+                kind = CutError if waits.answered else ConnectError
                 raise kind(f"{waits.host}: the connection broke: {_reason(self._error)}")
             return b""
         data = bytes(self._buffer[:max_bytes])

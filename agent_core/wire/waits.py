@@ -16,17 +16,19 @@ _WORDS = {
 class Waits:
     """The deadlines of one request on its loop's clock, and how far its answer has come.
 
-    `received` counts the bytes that came, `ended` says that the peer closed its side. `began` is set when the first
-    piece of the body is there; until then a wait counts against `first_byte`, after it against `between_chunks`.
+    `received` counts the bytes that came, `ended` says that the peer closed its side, `answered` that the head of the
+    answer is there. `began` is set when the first piece of the body is there; until then a wait counts against
+    `first_byte`, after it against `between_chunks`.
     """
 
-    __slots__ = ("_first", "_total", "began", "ended", "host", "received", "timeouts")
+    __slots__ = ("_first", "_total", "answered", "began", "ended", "host", "received", "timeouts")
 
     def __init__(self, timeouts: Timeouts, host: str, now: float) -> None:
         self.timeouts = timeouts
         self.host = host
         self.received = 0
         self.ended = False
+        self.answered = False
         self.began = False
         self._total = now + timeouts.total
         self._first = 0.0

@@ -1,0 +1,193 @@
+"""AiohttpWire: the wire over aiohttp, whose parser is compiled: slow to load, cheap per call, for servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from agent_core.errors import ConfigError, ConnectError, CutError, OversizeError, ProtocolError, WireError
+from agent_core.wire.base import Request, Response, StreamedResponse
+from agent_core.wire.tls import shared_context
+from agent_core.wire.waits import Waits
+
+MAX_RESPONSE = 64 * 1024 * 1024
+_IDLE_SECONDS = 30.0
+_LONGEST_HEADER = 64 * 1024
+# What aiohttp would add unasked.
+_OURS = ("accept", "accept-encoding", "content-type", "user-agent")
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
+
+
+class AiohttpWire:
+    """HTTP/1.1 over pooled keep-alive connections, one session per event loop, which closes with its loop.
+
+    `max_response` bounds the bytes of one answer (OversizeError).
+    """
+
+    def __init__(self, *, max_response: int = MAX_RESPONSE, max_connections: int = 1000) -> None:
+        self._max_response = max_response
+        self._max_connections = max_connections
+        self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
+
+    async def send(self, request: Request) -> Response:
+        """The whole answer."""
+        waits, answer = await self._open(request)
+        try:
+            body = b"".join([piece async for piece in self._pieces(waits, answer)])
+        finally:
+            answer.close()  # gives a connection whose answer was read to the end back to the pool
+        return Response(status=answer.status, headers=_headers(answer), body=body)
+
+    @asynccontextmanager
+    async def stream(self, request: Request) -> AsyncIterator[StreamedResponse]:
+        """The answer as it comes; leaving the context early closes the connection."""
+        waits, answer = await self._open(request)
+        chunks = self._pieces(waits, answer)
+        try:
+            yield StreamedResponse(status=answer.status, headers=_headers(answer), chunks=chunks)
+        finally:
+            await chunks.aclose()
+            answer.close()
+
+    async def close(self) -> None:
+        """Close the connections of the running loop; those of ended loops are closed already."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.keeper.aclose()
+
+    async def _open(self, request: Request) -> tuple[Waits, aiohttp.ClientResponse]:
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop) or await self._make_session(loop)
+        url = _parse(request.url)
+        waits = Waits(request.timeouts, url.raw_host or "", loop.time())
+        call = SimpleNamespace(waits=waits, connected=False, timer=None)
+        try:
+            async with asyncio.timeout_at(waits.connecting(loop.time())) as call.timer:
+                answer = await session.client.request(
+                    request.method,
+                    url,
+                    data=request.body or None,
+                    headers={"accept-encoding": "identity", **request.headers},
+                    ssl=shared_context() if url.scheme == "https" else True,
+                    trace_request_ctx=call,
+                )
+        except TimeoutError as error:
+            if error.errno is not None:
+                raise ConnectError(f"{waits.host}: no connection: {error.strerror}") from None
+            raise waits.stalled(loop.time(), connecting=not call.connected) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _unopened(waits.host, error) from None
+        return waits, answer
+
+    async def _pieces(self, waits: Waits, answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+        loop, size = asyncio.get_running_loop(), 0
+        while True:
+            try:
+                async with asyncio.timeout_at(waits.reading(loop.time())):
+                    piece = await answer.content.readany()
+            except TimeoutError:
+                raise waits.stalled(loop.time()) from None
+            except (aiohttp.ClientError, OSError) as error:
+                raise _broken(waits.host, error) from None
+            if not piece:
+                return
+            waits.began = True
+            size += len(piece)
+            if size > self._max_response:
+                raise OversizeError(f"{waits.host}: the answer is larger than {self._max_response} bytes")
+            yield piece
+
+    async def _make_session(self, loop: asyncio.AbstractEventLoop) -> _Session:
+        for old in [old for old in self._sessions if old.is_closed()]:
+            del self._sessions[old]
+        session = self._sessions[loop] = _Session(self._max_connections)
+        await anext(session.keeper)
+        return session
+
+
+class _Session:
+    """aiohttp's client for one loop."""
+
+    def __init__(self, max_connections: int) -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_connected)
+        trace.on_connection_reuseconn.append(_connected)
+        trace.freeze()
+        self.client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_IDLE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_OURS,
+            auto_decompress=False,
+            timeout=_NO_TIMEOUT,
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
+            trace_configs=[trace],
+        )
+        self.keeper = self._keep()
+
+    async def _keep(self) -> AsyncGenerator[None]:
+        """Closes the client when it is closed: by us, or by a loop that ends (loop.shutdown_asyncgens)."""
+        try:
+            yield
+        finally:
+            await self.client.close()
+
+
+async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
+    """The connection is there: from now on the wait is for the first byte."""
+    call = context.trace_request_ctx
+    call.connected = True
+    call.timer.reschedule(call.waits.reading(asyncio.get_running_loop().time()))
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = URL(url, encoded=True)
+        if parsed.scheme in ("http", "https") and parsed.raw_host:
+            return parsed
+    except ValueError:
+        pass
+    raise ConfigError(f"{url!r} is no URL that can be called; it starts with https:// or http://")
+
+
+def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    return {
+        name.decode("latin-1").lower(): value.decode("utf-8", "surrogateescape")
+        for name, value in answer.raw_headers
+    }
+
+
+def _unopened(host: str, error: Exception) -> WireError | ConfigError:
+    """Why there was no answer."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return ProtocolError(f"{host}: what came is not HTTP: {_line(error.message)}")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return ConnectError(f"{host}: the connection closed before an answer")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ConnectError(f"{host}: no connection: {error.os_error.strerror or error.os_error}")
+    if isinstance(error, OSError):
+        return ConnectError(f"{host}: the connection broke: {error.strerror or error}")
+    # Not the library's own words: they hold the header, which may be a key.
+    return ConfigError(f"{host}: the request's URL or a header has characters that HTTP forbids")
+
+
+def _broken(host: str, error: Exception) -> CutError | ProtocolError:
+    """Why the body ended."""
+    cause = error.__cause__
+    if (
+        isinstance(cause, aiohttp.http_exceptions.TransferEncodingError)
+        and "Not enough data" not in cause.message
+    ):
+        return ProtocolError(f"{host}: what came is not HTTP: {_line(cause.message)}")
+    return CutError(f"{host}: the answer ended before its end")
+
+
+def _line(text: str) -> str:
+    """The first line: aiohttp draws a picture below it."""
+    return text.partition("\n")[0].rstrip(":")

@@ -14,7 +14,8 @@ from typing import Any
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: light-dark(#0a5cc2, #7db4ff); }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem; overflow-wrap: break-word; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem; }
+body { overflow-wrap: break-word; }
 a { color: var(--accent); }
 code, pre { font: 0.875em/1.5 ui-monospace, monospace; }
 pre { background: var(--soft); border-radius: 6px; overflow-x: auto; overflow-wrap: normal; padding: 0.75rem; }

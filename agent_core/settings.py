@@ -77,8 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     local_max_tokens: Positive = 256
     """Longest reply of the embedded model, in tokens."""
 
-    wire: Literal["httpcore", "aiohttp"] = "httpcore"
-    """HTTP client for models and cloud stores; servers that live long do best with aiohttp."""
+    wire: Literal["", "httpcore", "aiohttp"] = ""
+    """HTTP client for models and cloud stores; unset, `sampan run` takes aiohttp, all else httpcore, quick to load."""
 
     plugins: tuple[str, ...] = ()
     """Plugins by entry-point name that wrap every agent, first in the list first in line (comma-separated)."""
@@ -127,7 +127,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             try:
                 msgspec.convert({field: value}, cls, strict=False)
             except msgspec.ValidationError as error:
-                raise ConfigError(f"{variable(field)}={_shown(field, value)} can't be used: {error}") from None
+                raise ConfigError(
+                    f"{variable(field)}={_shown(field, value)} can't be used: {error}"
+                ) from None
         return msgspec.convert(values, cls, strict=False)
 
     def public(self) -> dict[str, Any]:

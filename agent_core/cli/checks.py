@@ -64,7 +64,9 @@ async def examine(settings: Settings, *, offline: bool) -> AsyncIterator[Finding
 
 
 def _python() -> Finding:
-    return Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}, Sampan {installed_version()}")
+    return Finding(
+        "python", "ok", f"{platform.python_version()} in {sys.prefix}, Sampan {installed_version()}"
+    )
 
 
 def _packages() -> Iterator[Finding]:

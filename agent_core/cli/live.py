@@ -26,12 +26,21 @@ class Writer(Protocol):
 async def show(talk: Talk, text: str, watch: Stopwatch, writer: Writer | None) -> RunView:
     """Say the text and show the answer while it comes (without a writer, nothing). Gives the run at its end."""
     run: RunView | None = None
+    shown = ""
     try:
         async for told in talk.send(text):
             watch.see(told)
             run = told.run
             if writer is not None:
                 _show(told, writer)
+                shown += told.data.get("text", "") if told.type == "text" else ""
+        if (
+            writer is not None
+            and run is not None
+            and run.reply is not None
+            and not shown.endswith(run.reply.text)
+        ):
+            writer.write(run.reply.text)  # it did not come in pieces
     finally:
         if writer is not None:
             writer.close()

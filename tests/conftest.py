@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OWN_VARIABLES = ("SAMPAN_", "MODEL_")
+OWN_VARIABLES = ("SAMPAN_", "MODEL_", "OPENAI_", "ANTHROPIC_")
 LOCAL_NAMES = {"", "localhost", socket.gethostname()}
 
 

@@ -26,7 +26,7 @@ from agent_core.models.spec import ModelSpec
 from agent_core.settings import Settings
 from agent_core.wire.base import Wire
 
-SYSTEM = "You are a helpful assistant. Answer in one or two short sentences."
+SYSTEM = "You help people. Keep your answers short and factual."
 """Said where a prompt has no system text: without one this model babbles."""
 
 CONTEXT = 4096

@@ -1,0 +1,74 @@
+"""AnthropicModel: Anthropic's Messages API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from agent_core.clock import Clock, SystemClock
+from agent_core.errors import ConfigError
+from agent_core.messages import Chunk, Prompt, Reply
+from agent_core.models.base import Model
+from agent_core.models.claude import ChunkReader, from_wire, to_wire
+from agent_core.models.http import Caller
+from agent_core.models.spec import ModelSpec
+from agent_core.settings import Settings
+from agent_core.wire.base import DEFAULT_TIMEOUTS, Timeouts, Wire
+
+ENDPOINT = "https://api.anthropic.com"
+VERSION = "2023-06-01"
+
+
+class AnthropicModel:
+    """A model behind the Messages API. `name` is provider:model, `model` the provider's name for it."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        endpoint: str,
+        api_key: str,
+        wire: Wire,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        *,
+        clock: Clock | None = None,
+        context_window: int = 200_000,
+    ) -> None:
+        self.name = name
+        self.tools = True
+        self.context_window = context_window
+        self._model = model
+        self._caller = Caller(
+            name=name,
+            url=endpoint.rstrip("/").removesuffix("/v1") + "/v1/messages",
+            headers={"anthropic-version": VERSION} | ({"x-api-key": api_key} if api_key else {}),
+            key=api_key,
+            wire=wire,
+            timeouts=timeouts,
+            clock=clock or SystemClock(),
+        )
+
+    async def reply(self, prompt: Prompt) -> Reply:
+        """The whole reply."""
+        body = to_wire(prompt, self._model, False)
+        return await self._caller.reply(body, lambda answer: from_wire(answer, self._model))
+
+    def stream(self, prompt: Prompt) -> AsyncIterator[Chunk]:
+        """The reply in pieces; the last chunk, and only that, holds the whole `reply`."""
+        return self._caller.stream(to_wire(prompt, self._model, True), ChunkReader(self._model))
+
+    async def close(self) -> None:
+        """Nothing to let go of: the wire belongs to whoever gave it."""
+
+
+def build(spec: ModelSpec, settings: Settings, wire: Wire, clock: Clock) -> Model:
+    """The model of a spec, for the catalog. Raises ConfigError where Anthropic itself is meant and no key is known."""
+    own = spec.endpoint.removesuffix("/v1") in ("", ENDPOINT)
+    key = spec.api_key or (settings.anthropic_api_key if own else "")
+    if own and not key:
+        raise ConfigError(f"{spec.name} needs a key: set ANTHROPIC_API_KEY (or MODEL_API_KEY)")
+    timeouts = Timeouts(
+        first_byte=settings.model_first_byte_seconds,
+        between_chunks=settings.model_chunk_seconds,
+        total=settings.model_total_seconds,
+    )
+    return AnthropicModel(spec.name, spec.model, spec.endpoint or ENDPOINT, key, wire, timeouts, clock=clock)

@@ -64,11 +64,14 @@ def build_app(
     blobs = blobs or make_blobs(settings)
     found = list(agents) if agents is not None else load_agents(settings)
     if not found:
-        raise ConfigError(f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there")
+        raise ConfigError(
+            f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there"
+        )
     common = load_plugins(settings.plugins)
     models: dict[str, Model] = {}
     bound = {
-        agent.name: _bind(agent, settings, common, models, blobs=blobs, wire=wire, clock=clock) for agent in found
+        agent.name: _bind(agent, settings, common, models, blobs=blobs, wire=wire, clock=clock)
+        for agent in found
     }
     default = settings.default_agent if settings.default_agent in bound else found[0].name
     engine = Engine(
@@ -187,5 +190,3 @@ def _output(agent: Agent) -> tuple[dict[str, Any] | None, Any]:
 
     adapter: TypeAdapter[Any] = TypeAdapter(agent.output)
     return adapter.json_schema(), adapter.validate_json
-
-

@@ -11,10 +11,40 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from agent_core.clock import sortable_id
+from agent_core.agent import Agent, Responder
+from agent_core.app import App, build_app
+from agent_core.clock import Clock, sortable_id
+from agent_core.models.scripted import ScriptedModel
+from agent_core.settings import Settings
 from agent_core.store.base import Fields, Key, Page, Record, Store, Write
+from agent_core.wire.scripted import ScriptedWire
 
-__all__ = ["CountingStore", "Fault", "FaultyStore", "ManualClock"]
+__all__ = [
+    "CountingStore",
+    "Fault",
+    "FaultyStore",
+    "ManualClock",
+    "ScriptedModel",
+    "ScriptedWire",
+    "test_app",
+]
+
+
+def test_app(
+    *agents: Agent | Responder, store: Store | None = None, clock: Clock | None = None, **settings: object
+) -> App:
+    """An app for tests: everything in memory, no network, a clock that stands still unless it is moved."""
+    return build_app(
+        Settings.from_env({}, store="memory", **settings),
+        agents=agents,
+        store=store,
+        wire=ScriptedWire(),
+        clock=clock or ManualClock(),
+    )
+
+
+test_app.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test by its name
+
 
 Verb = Literal["get", "query", "write", "add"]
 

@@ -29,6 +29,7 @@ class Bound:
     limits: Limits = field(default_factory=Limits)
     busy: Busy = "enqueue"
     history: int = 40
+    approval_seconds: float = 300.0
 
     @property
     def name(self) -> str:

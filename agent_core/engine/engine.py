@@ -12,30 +12,23 @@ import msgspec
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock
 from agent_core.costs.pricing import Prices
-from agent_core.engine import keys, window
+from agent_core.engine import keys
+from agent_core.engine.accept import accept, lease_of, take
+from agent_core.engine.approvals import Decision, decide
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
+from agent_core.engine.kit import Deliverer, Kit
 from agent_core.engine.lease import Lease
-from agent_core.engine.points import point
-from agent_core.engine.runs import Head, Inbound, Pending, Run, RunEvent, Session, SessionPage, Step
-from agent_core.engine.kit import Kit
 from agent_core.engine.reading import erase_session, read_run, recent_runs
+from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
+from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
-from agent_core.errors import (
-    ConditionError,
-    InputError,
-    KeyReusedError,
-    NotFoundError,
-    RunningError,
-    SessionBusyError,
-    StoreBusyError,
-)
-from agent_core.messages import Message, Principal, from_record, to_record
-from agent_core.store.base import Above, Absent, Condition, Equals, Key, Put, Store, Update, Write
+from agent_core.errors import ConditionError, InputError, NotFoundError
+from agent_core.messages import Message, Principal, from_record
+from agent_core.store.base import Equals, Key, Store, Update
 
 log = logging.getLogger("sampan.engine")
 
-ACCEPT_TRIES = 20
 POLL_SECONDS = (0.05, 0.1, 0.2, 0.5)
 DAY = 86_400.0
 
@@ -54,6 +47,8 @@ class Engine:
         prices: Prices,
         lease_seconds: float = 30.0,
         run_days: float = 90.0,
+        deliverers: Mapping[str, Deliverer] | None = None,
+        wake: Wake | None = None,
     ) -> None:
         self.agents = agents
         self.default_agent = default_agent
@@ -61,22 +56,41 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self._attended: dict[str, set[Feed]] = {}
-        self._kit = Kit(store, blobs, clock, prices, agents, self._feeds, lease_seconds, run_days * DAY)
+        self._kit = Kit(
+            store, blobs, clock, prices, agents, self._feeds, lease_seconds, run_days * DAY, deliverers or {}
+        )
+        self._wake: Wake = wake or self.resume
         self._store = store
         self._clock = clock
 
     # Ways in
 
-    async def answer(self, inbound: Inbound) -> Run:
-        """Accept the message and wait for its run to end.
+    async def answer(self, inbound: Inbound, *, wait_seconds: float = 0.0, stop_at: float = 0.0) -> Run:
+        """Accept the message and wait for its run to end, or for `wait_seconds` (0: as long as it takes).
 
-        A run that failed is returned like any other, with its `failure`. Raises what acceptance raises:
-        KeyReusedError, RunningError, SessionBusyError, NotFoundError, InputError, StoreError.
+        A run that failed is returned like any other, with its `failure`; one that waits for a person or has not
+        ended in time with its status. `stop_at` (seconds since 1970) is when the platform stops this process.
+        Raises what acceptance raises: KeyReusedError, RunningError, SessionBusyError, NotFoundError, InputError, StoreError.
         """
-        run, feed = await self._begin(inbound, streaming=False)
+        run, feed = await self._begin(inbound, streaming=False, stop_at=stop_at)
         if feed is None:
             return run
-        return await feed.finished()
+        if not wait_seconds:
+            return await feed.finished()
+        try:
+            async with asyncio.timeout(wait_seconds):
+                return await feed.finished()
+        except TimeoutError:
+            return run
+
+    async def submit(self, inbound: Inbound, *, work: bool = True) -> Run:
+        """Accept the message and return at once; `work` False leaves the work to the sweeper or a queue's worker."""
+        inbound = self._completed(inbound)
+        run = self._new_run(inbound)
+        accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy, work=work)
+        if accepted.lease is not None:
+            self._start(accepted.run, accepted.lease, fresh=accepted.fresh)
+        return accepted.run
 
     async def stream(self, inbound: Inbound) -> AsyncIterator[RunEvent]:
         """Accept the message and tell what happens, from "run" to "reply" or "error".
@@ -94,7 +108,9 @@ class Engine:
         async for event in feed.follow():
             yield event
 
-    async def _begin(self, inbound: Inbound, *, streaming: bool) -> tuple[Run, Feed | None]:
+    async def _begin(
+        self, inbound: Inbound, *, streaming: bool, stop_at: float = 0.0
+    ) -> tuple[Run, Feed | None]:
         """Accept the message and start the work; no feed where the run was done before."""
         inbound = self._completed(inbound)
         run = self._new_run(inbound)
@@ -102,22 +118,28 @@ class Engine:
         feed.wanted = streaming
         self._feeds[run.id] = feed
         try:
-            lease, fresh, run = await self._accept(inbound, run)
+            accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy)
         except BaseException:
             self._feeds.pop(run.id, None)
             raise
-        if run.done:
+        run = accepted.run
+        if run.replayed:
             self._feeds.pop(run.id, None)
-            return msgspec.structs.replace(run, replayed=True), None
+            return run, None
         self._announce(feed, run)
-        if lease is not None:
-            self._start(run, lease, {run.id: run} if fresh else {})
+        if accepted.lease is not None:
+            self._start(run, accepted.lease, fresh=accepted.fresh, stop_at=stop_at)
         else:
             self._spawn(self._attend(run, feed))
         return run, feed
 
     def _announce(self, feed: Feed, run: Run) -> None:
-        fields = {"run_id": run.id, "session_id": run.session_id, "agent": run.agent, "replayed": run.replayed}
+        fields = {
+            "run_id": run.id,
+            "session_id": run.session_id,
+            "agent": run.agent,
+            "replayed": run.replayed,
+        }
         feed.emit("run", fields)
 
     def _completed(self, inbound: Inbound) -> Inbound:
@@ -144,155 +166,114 @@ class Engine:
             metadata=inbound.metadata,
         )
 
-    # Accept
-
-    async def _accept(self, inbound: Inbound, run: Run) -> tuple[Lease | None, bool, Run]:
-        """Store the message under its key. Gives the lease where this worker shall do the work.
-
-        After this returns the message can't be lost.
-        """
-        messages = [
-            await window.spill(message, self._kit.blobs, run.principal.tenant, run.session_id)
-            for message in inbound.messages
-        ]
-        inbound = msgspec.structs.replace(inbound, messages=tuple(messages))
-        new: tuple[Condition, ...] = (Absent(),)
-        lease = self._lease(run)
-        for attempt in range(ACCEPT_TRIES):
-            waits = attempt % 2 == 1  # odd tries: the session was busy, so only leave the message in its inbox
-            writes = self._accept_writes(inbound, run, lease, new, waits=waits)
-            point("before accept")
-            try:
-                await self._store.write(*writes)
-            except ConditionError as error:
-                if error.index == 0:
-                    stored = from_record(Run, error.current or {})
-                    if stored.status == "failed" and stored.failure is not None and stored.failure.retryable:
-                        # It failed for a passing reason: the same key tries again, as if it had not been.
-                        self._same_request(stored, run)
-                        run = msgspec.structs.replace(run, session_id=stored.session_id)
-                        lease = self._lease(run)
-                        new = (Equals("status", "failed"), Equals("finished_at", stored.finished_at))
-                        continue
-                    return await self._replayed(stored, run)
-                if error.index == 1 and not waits and self.agents[run.agent].busy == "reject":
-                    raise SessionBusyError("the session is answering another message", retry_after=1.0) from error
-                continue
-            point("after accept")
-            status = "queued" if waits else "running"
-            return (None if waits else lease), True, msgspec.structs.replace(run, status=status)
-        raise StoreBusyError("the session changes hands too often to be joined", retry_after=1.0)
-
-    def _lease(self, run: Run) -> Lease:
-        return self._lease_of(run.principal, run.session_id)
-
-    def _accept_writes(
-        self, inbound: Inbound, run: Run, lease: Lease, new: tuple[Condition, ...], *, waits: bool
-    ) -> list[Write]:
-        now = self._clock.now()
-        stored = msgspec.structs.replace(run, status="queued") if waits else run
-        pending = Key(lease.head.partition, keys.PENDING + self._clock.new_id())
-        if waits:
-            # Whoever holds the lease sees the new arrival before it can let go.
-            head = Update(lease.head, add={"arrivals": 1}, when=(Above("lease_until", now),))
-        else:
-            head = lease.taking(now, agent=run.agent)
-        return [
-            Put(
-                Key(keys.run(run.principal.tenant, run.id), keys.RUN),
-                to_record(stored),
-                when=new,
-                expires_at=run.created_at + self._kit.run_seconds,
-            ),
-            head,
-            Put(pending, to_record(Pending(run_id=run.id, inbound=inbound))),
-        ]
-
-    def _same_request(self, stored: Run, run: Run) -> None:
-        if stored.fingerprint != run.fingerprint or stored.principal != run.principal:
-            raise KeyReusedError(
-                "this idempotency key was used with another request; send a new key, or the same body", field=""
-            )
-
-    async def _replayed(self, stored: Run, run: Run) -> tuple[Lease | None, bool, Run]:
-        """What a key that was seen before gives: its run, done; or RunningError; or the work of a dead worker."""
-        self._same_request(stored, run)
-        if stored.done:
-            return None, False, stored
-        lease = self._lease(stored)
-        if await self._take(lease):
-            return lease, False, stored
-        raise RunningError("the run of this idempotency key has not finished yet", run_id=stored.id)
-
-    async def _take(self, lease: Lease) -> bool:
-        """Take the lease of a session if nobody holds it."""
-        try:
-            await self._store.write(lease.taking(self._clock.now()))
-        except ConditionError:
-            return False
-        return True
-
     # Work
 
-    def _start(self, run: Run, lease: Lease, fresh: Mapping[str, Run]) -> None:
-        worker = Worker(self._kit, run.principal, run.session_id, lease)
-        self._spawn(self._worked(worker, run, lease, fresh))
+    def _start(self, run: Run, lease: Lease, *, fresh: bool = False, stop_at: float = 0.0) -> None:
+        known = {run.id: run} if fresh else {}
+        worker = Worker(self._kit, run.principal, run.session_id, lease, known, stop_at)
+        self._working.add(lease.head.partition)
+        self._spawn(self._worked(worker, run, lease))
 
-    async def _worked(self, worker: Worker, run: Run, lease: Lease, fresh: Mapping[str, Run]) -> None:
+    async def _worked(self, worker: Worker, run: Run, lease: Lease) -> None:
+        """Let the worker work, then wake whoever in this process waits for its session."""
         session = lease.head.partition
-        self._working.add(session)
+        bound = self.agents.get(run.agent)
+        finished = True
         try:
-            await worker.work(fresh, self.agents[run.agent].history)
-        except Exception:  # the outermost boundary of a worker: its followers know, the inbox keeps the message
+            finished = await worker.work(bound.history if bound else 0)
+        except (
+            Exception
+        ):  # the outermost boundary of a worker: its followers know, the inbox keeps the message
             log.exception("session=<%s> | worker stopped", run.session_id)
         finally:
             self._working.discard(session)
             for feed in self._attended.get(session, ()):
                 feed.nudge()
+        if not finished:
+            await self._wake(run.principal, run.session_id)
         feed_left = self._feeds.get(run.id)
         if feed_left is not None and not feed_left.over:
-            await self._attend(run, feed_left)  # another worker took over: see it through
+            await self._attend(run, feed_left)  # another worker goes on: see it through
+
+    async def sweep(self) -> Swept:
+        """Look after what was left lying: call it once a minute."""
+        return await sweep(self._kit, self._wake)
 
     async def _attend(self, run: Run, feed: Feed) -> None:
         """Stay with a run that is worked on elsewhere until it is over; take it over if its worker died."""
-        lease = self._lease(run)
-        attended = self._attended.setdefault(lease.head.partition, set())
+        session = keys.session(run.principal, run.session_id)
+        attended = self._attended.setdefault(session, set())
         attended.add(feed)
         polls = 0
         try:
             while not feed.over:
-                if lease.head.partition in self._working:
+                if session in self._working:
                     await feed.change()
                     continue
-                await self._clock.sleep(POLL_SECONDS[min(polls, len(POLL_SECONDS) - 1)])
-                polls += 1
-                if feed.over or lease.head.partition in self._working:
-                    continue
                 stored, _ = await read_run(self._store, run.principal.tenant, run.id)
-                if stored.done:
+                if stored.done or stored.status == "waiting":
                     if stored.reply is not None:
                         feed.emit("text", {"text": stored.reply.text})
                     feed.finish(stored)
-                elif await self._take(lease):
-                    self._start(run, lease, {})
-                    lease = self._lease(run)
-        except Exception as error:  # whoever waits must be told, whatever it was
+                elif not await self.resume(run.principal, run.session_id):
+                    await self._clock.sleep(POLL_SECONDS[min(polls, len(POLL_SECONDS) - 1)])
+                    polls += 1
+        except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it was
             feed.fail(error)
         finally:
             attended.discard(feed)
             if not attended:
-                self._attended.pop(lease.head.partition, None)
+                self._attended.pop(session, None)
             self._feeds.pop(run.id, None)
+
+    async def resume(
+        self, principal: Principal, session_id: str, agent: str = "", *, stop_at: float = 0.0
+    ) -> bool:
+        """Have a session's inbox worked on here, unless somebody holds it; whether this worker took it."""
+        lease = lease_of(self._kit, principal, session_id)
+        if not await take(self._kit, lease):
+            return False
+        run = Run(
+            id="",
+            session_id=session_id,
+            agent=self.default_agent,
+            principal=principal,
+            status="running",
+            created_at=self._clock.now(),
+        )
+        self._start(run, lease, stop_at=stop_at)
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def close(self) -> None:
-        """Wait for the runs under way; what is not accepted yet is refused by its store."""
+    async def drain(self) -> None:
+        """Wait for the work under way in this process."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Wait for the work under way in this process."""
+        await self.drain()
+
+    # A person's part
+
+    async def approve(self, principal: Principal, run_id: str, digest: str) -> Run:
+        """Say yes to the question with this hash; the run goes on. See `approvals.answer` for what it raises."""
+        return await self._decide(principal, run_id, digest, "approved")
+
+    async def deny(self, principal: Principal, run_id: str, digest: str) -> Run:
+        """Say no to the question with this hash; the run goes on and the model is told."""
+        return await self._decide(principal, run_id, digest, "denied")
+
+    async def _decide(self, principal: Principal, run_id: str, digest: str, status: Decision) -> Run:
+        self._own(principal, await self.run(principal, run_id))
+        run = await decide(self._kit, principal, run_id, digest, status)
+        if not any(question.open_at(self._clock.now()) for question in run.questions):
+            await self._wake(run.principal, run.session_id)
+        return run
 
     # What is stored
 
@@ -382,11 +363,9 @@ class Engine:
         Raises NotFoundError, or SessionBusyError while a message is being answered.
         """
         head = await self._head(principal, session_id)
-        await erase_session(self._kit, principal, session_id, head, self._lease_of(principal, session_id))
-
-    def _lease_of(self, principal: Principal, session_id: str) -> Lease:
-        head = Key(keys.session(principal, session_id), keys.STATE)
-        return Lease(head=head, owner=self._clock.new_id(), seconds=self._kit.lease_seconds)
+        await erase_session(
+            self._kit, principal, session_id, head, lease_of(self._kit, principal, session_id)
+        )
 
     async def ready(self) -> None:
         """Raise StoreError where the store can't be read."""

@@ -32,8 +32,11 @@ class Feed:
             self._wake()
 
     def finish(self, run: Run) -> None:
-        """The run is over; its last event carries it."""
-        self.emit("reply" if run.status == "succeeded" else "error", run)
+        """The run is over, or waits for a person; the last event carries it."""
+        kind: EventType = (
+            "reply" if run.status == "succeeded" else "waiting" if run.status == "waiting" else "error"
+        )
+        self.emit(kind, run)
         self.run = run
         self._wake()
 

@@ -7,6 +7,8 @@
     <tenant>/run/<run>                  run               the run
                                         step/<number>     its journal
     <tenant>/ledger/<day>               <time>/<run>      what each run cost
+    <tenant>/dead                       <run>             runs given up, with their reason and message
+    due                                 <time>/<tenant>/<run>   what the sweeper looks after
 
 In a session's partition, `message` < `pending` < `state`: one query from the end reads the head, the inbox and the
 latest messages together.
@@ -26,6 +28,8 @@ PENDING = "pending/"
 MESSAGE = "message/"
 RUN = "run"
 STEP = "step/"
+DUE = "due"
+PUSH = "push"
 
 
 def quoted(part: str) -> str:
@@ -73,3 +77,13 @@ def day(at: float) -> str:
 def ledger(tenant: str, created_at: float, run_id: str) -> Key:
     """A run's entry in the ledger of its day; sorts by time."""
     return Key(f"{quoted(tenant)}/ledger/{day(created_at)}", f"{int(created_at * 1000):013d}/{run_id}")
+
+
+def due(at: float, tenant: str, run_id: str, suffix: str = "") -> Key:
+    """An entry in the list of what is due; sorts by time."""
+    return Key(DUE, f"{int(at * 1000):013d}/{quoted(tenant)}/{run_id}{suffix}")
+
+
+def dead(tenant: str, run_id: str) -> Key:
+    """A run that was given up."""
+    return Key(f"{quoted(tenant)}/dead", run_id)

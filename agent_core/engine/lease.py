@@ -26,6 +26,4 @@ class Lease(msgspec.Struct, kw_only=True):
 
     def renewal(self, now: float) -> Update:
         """The write that keeps the lease, and fails once it is lost."""
-        return Update(
-            self.head, set={"lease_until": now + self.seconds}, when=(Equals("fence", self.fence),)
-        )
+        return Update(self.head, set={"lease_until": now + self.seconds}, when=(Equals("fence", self.fence),))

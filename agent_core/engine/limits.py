@@ -42,15 +42,21 @@ class Meter:
         if self.steps >= limits.steps:
             raise LimitError(f"the run took {self.steps} steps, its limit", limit="steps")
         if self.usage.total >= limits.tokens:
-            raise LimitError(f"the run used {self.usage.total} tokens; its limit is {limits.tokens}", limit="tokens")
+            raise LimitError(
+                f"the run used {self.usage.total} tokens; its limit is {limits.tokens}", limit="tokens"
+            )
         if now >= self.deadline:
             raise LimitError(f"the run took longer than its limit of {limits.seconds:g} s", limit="seconds")
         if limits.usd is not None:
             if self.unpriced:
                 names = ", ".join(self.unpriced)
-                raise LimitError(f"a limit of money is set, but the price of {names} is not known", limit="usd")
+                raise LimitError(
+                    f"a limit of money is set, but the price of {names} is not known", limit="usd"
+                )
             if self.cost >= limits.usd * NANO:
-                raise LimitError(f"the run cost {self.cost / NANO:.6f} USD; its limit is {limits.usd}", limit="usd")
+                raise LimitError(
+                    f"the run cost {self.cost / NANO:.6f} USD; its limit is {limits.usd}", limit="usd"
+                )
 
     def check_tool_calls(self, count: int) -> None:
         """Raise LimitError where these tool calls must not be made."""

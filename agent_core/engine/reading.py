@@ -35,7 +35,9 @@ async def read_run(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[S
     return run, tuple(steps)
 
 
-async def recent_runs(store: Store, clock: Clock, principal: Principal, limit: int, before: str, days: int = 30) -> list[Run]:
+async def recent_runs(
+    store: Store, clock: Clock, principal: Principal, limit: int, before: str, days: int = 30
+) -> list[Run]:
     """The caller's ended runs of the last days, newest first, found through the ledger."""
     after = ""
     at = clock.now()

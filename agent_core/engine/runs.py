@@ -9,7 +9,15 @@ import msgspec
 from agent_core.messages import Message, Principal, Reply, RunStatus, ToolCall, ToolResult, ToolSpec, Usage
 
 
-class Inbound(msgspec.Struct, frozen=True, kw_only=True):
+class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the end of a run is pushed: the kind of deliverer ("callback", a channel) and its address."""
+
+    kind: str
+    address: str
+    options: dict[str, str] = {}
+
+
+class Inbound(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message on its way in, whatever way it took.
 
     `messages` is mostly one; a client that keeps the history itself (OpenAI's chat completions) sends it all.
@@ -30,6 +38,7 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True):
     output_schema: dict[str, Any] | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    delivery: Delivery | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,6 +70,30 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_at: float = 0.0
 
 
+class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run asks a person before it goes on: may this tool call be made?
+
+    `arguments` are those the server will use, `hash` binds an answer to them; an answer counts once and until
+    `expires_at`. `reason` is "approval" where the tool wants it, or "uncertain" where a crash left it open whether
+    the tool has run: approving has it run now, denying leaves it.
+    """
+
+    step: int
+    tool: str
+    arguments: str
+    hash: str
+    asked_at: float
+    expires_at: float
+    reason: Literal["approval", "uncertain"] = "approval"
+    status: Literal["asked", "approved", "denied"] = "asked"
+    answered_by: str = ""
+    answered_at: float = 0.0
+
+    def open_at(self, now: float) -> bool:
+        """Whether it can still be answered."""
+        return self.status == "asked" and now < self.expires_at
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
@@ -86,6 +119,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     models: tuple[str, ...] = ()
     steps: int = 0
     failure: Failure | None = None
+    questions: tuple[Question, ...] = ()
+    cancelling: int = 0
     metadata: dict[str, str] = {}
     replayed: bool = False
 
@@ -95,14 +130,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.status in ("succeeded", "failed", "cancelled")
 
 
-EventType = Literal["run", "text", "reasoning", "tool_call", "tool_result", "reply", "error"]
+EventType = Literal["run", "text", "reasoning", "tool_call", "tool_result", "waiting", "reply", "error"]
 
 
 class RunEvent(msgspec.Struct, frozen=True):
     """What a client that watches a run is told, numbered from 1 within the run.
 
-    run: {run_id, session_id, agent, replayed}; text, reasoning: {text}; tool_call: a ToolCall; tool_result: a ToolResult;
-    reply: the Run at its end; error: the Run that failed.
+    run: {run_id, session_id, agent, replayed}; text, reasoning: {text}; tool_call: a ToolCall;
+    tool_result: a ToolResult; waiting: the Run that waits for a person; reply: the Run at its end;
+    error: the Run that failed.
     """
 
     id: int
@@ -148,7 +184,26 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """An inbound message in a session's inbox, and the run that will answer it."""
+    """An inbound message in a session's inbox, and the run that will answer it.
+
+    `due` is the sort key of its entry in the list of what the sweeper looks after.
+    """
 
     run_id: str
     inbound: Inbound
+    due: str = ""
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that must be looked after when its time comes, if it is still there: a run, or an outbox entry.
+
+    `attempts` counts how often the sweeper queued it again.
+    """
+
+    kind: Literal["run", "push"]
+    tenant: str
+    user: str
+    session_id: str
+    run_id: str
+    attempts: int = 0
+    delivery: Delivery | None = None

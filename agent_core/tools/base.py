@@ -42,7 +42,8 @@ class Tool:
     `effects` says what calling twice does: "none" may be repeated and run beside others, "repeatable" may be
     repeated under the same `turn.idempotency_key`, "once" must never be. `approval` asks a person first, `stepup`
     asks that person for a second factor. `sensitive` marks what must not be logged and must not run on the word of
-    untrusted text alone. `timeout` in seconds; None takes the setting `tool_seconds`.
+    untrusted text alone. `lookup` is a function of the idempotency key that tells what an earlier call gave, or None
+    where there was none: asked after a crash that left open whether the tool ran. `timeout` in seconds; None takes the setting `tool_seconds`.
 
     The JSON schema is made when it is first needed, since making it loads pydantic.
     """
@@ -54,6 +55,7 @@ class Tool:
     approval: bool = False
     stepup: bool = False
     sensitive: bool = False
+    lookup: Callable[[str], Any] | None = None
     timeout: float | None = None
     given_schema: dict[str, Any] | None = None
     namespace: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -164,6 +166,7 @@ def tool(
     description: str | None = None,
     stepup: bool = False,
     sensitive: bool = False,
+    lookup: Callable[[str], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 
 

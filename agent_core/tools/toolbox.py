@@ -98,6 +98,34 @@ class Toolbox:
             self._log(call, turn, tool, error)
             return self._failed(call, f"The tool {call.name} failed: {_words(error)}")
 
+    def refuses(self, call: ToolCall) -> bool:
+        """Whether the call would not be run at all, as its tool is unknown or its arguments don't fit."""
+        tool = self._tools.get(call.name)
+        try:
+            return tool is None or tool.arguments.read(_decoded(call.arguments)) is None
+        except (ArgumentsError, ToolError):
+            return True
+
+    async def lookup(self, call: ToolCall, turn: Turn) -> ToolResult | None:
+        """What an earlier call with this turn's idempotency key gave, as the tool itself tells; None for no call.
+
+        Raises ToolError where the tool can't tell.
+        """
+        tool = self._tools.get(call.name)
+        if tool is None or tool.lookup is None:
+            return None
+        try:
+            value = await user_code.run(
+                functools.partial(tool.lookup, turn.idempotency_key),
+                seconds=self._timeout if tool.timeout is None else tool.timeout,
+                clock=self._clock,
+                threaded=not user_code.is_async(tool.lookup),
+            )
+        except Exception as error:
+            self._log(call, turn, tool, error)
+            raise ToolError(f"the lookup of {call.name} failed: {_words(error)}") from error
+        return None if value is None else await self._result(call, render(value), turn)
+
     async def _run(self, tool: Tool, arguments: dict[str, Any], turn: Turn) -> Rendered:
         if tool.turn_argument:
             arguments = {**arguments, tool.turn_argument: turn}

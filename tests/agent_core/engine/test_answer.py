@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from agent_core import Agent, tool
 from agent_core.agent import Limits
-from agent_core.app import App, build_app
+from agent_core.app import App
 from agent_core.engine.runs import Inbound
 from agent_core.errors import (
     KeyReusedError,
@@ -19,9 +21,9 @@ from agent_core.errors import (
     SessionBusyError,
 )
 from agent_core.messages import Message, Principal, Reply, ToolCall, Usage
-from agent_core.settings import Settings
 from agent_core.store.memory import MemoryStore
-from agent_core.testing import CountingStore, ManualClock, ScriptedModel
+from agent_core.store.sqlite import SqliteStore
+from agent_core.testing import CountingStore, ManualClock, ScriptedModel, test_app
 
 ME = Principal()
 
@@ -32,7 +34,11 @@ def said(text: str, **fields: object) -> Inbound:
 
 def calls(*named: tuple[str, str]) -> Reply:
     made = tuple(ToolCall(f"c{place}", name, arguments) for place, (name, arguments) in enumerate(named, 1))
-    return Reply(message=Message(role="assistant", tool_calls=made), finish="tool_calls", usage=Usage(input=10, output=5))
+    return Reply(
+        message=Message(role="assistant", tool_calls=made),
+        finish="tool_calls",
+        usage=Usage(input=10, output=5),
+    )
 
 
 class House:
@@ -41,21 +47,16 @@ class House:
     def __init__(self, *script: object, **agent: object) -> None:
         self.clock = ManualClock()
         self.store = CountingStore(MemoryStore(self.clock))
-        self.model = ScriptedModel(list(script))
+        self.model = ScriptedModel(script)
         self.agent = Agent(name="assistant", model=self.model, **agent)
-        self.app: App = self.start()
-
-    def start(self) -> App:
-        return build_app(
-            Settings(store="memory"), agents=[self.agent], store=self.store, clock=self.clock
-        )
+        self.app: App = test_app(self.agent, store=self.store, clock=self.clock)
 
 
 async def test_a_turn_with_one_model_call_takes_three_round_trips() -> None:
     house = House("Paris.")
     run = await house.app.engine.answer(said("Capital of France?"))
     assert (run.status, run.reply.text) == ("succeeded", "Paris.")
-    assert house.store.trips == 3
+    assert house.store.trips.total() == 3
 
 
 async def test_each_further_step_adds_one_round_trip() -> None:
@@ -68,7 +69,7 @@ async def test_each_further_step_adds_one_round_trip() -> None:
     run = await house.app.engine.answer(said("Weather in Oslo?"))
     assert run.reply.text == "It is sunny."
     assert run.steps == 3
-    assert house.store.trips == 3 + 2
+    assert house.store.trips.total() == 3 + 2
 
 
 async def test_the_second_message_remembers_the_first() -> None:
@@ -90,25 +91,26 @@ async def test_the_same_key_replays_and_another_body_is_refused() -> None:
     house = House("Once.")
     first = await house.app.engine.answer(said("Hi", key="k", fingerprint="a"))
     again = await house.app.engine.answer(said("Hi", key="k", fingerprint="a"))
-    assert again.replayed and msgspec.structs.replace(again, replayed=False) == first
+    assert again.replayed
+    assert msgspec.structs.replace(again, replayed=False) == first
     with pytest.raises(KeyReusedError):
         await house.app.engine.answer(said("Ho", key="k", fingerprint="b"))
     house.model.assert_used_up()
 
 
 async def test_a_key_whose_run_is_under_way_is_refused_for_now() -> None:
-    hold = asyncio.Event()
+    called, hold = asyncio.Event(), asyncio.Event()
 
     @tool
     async def wait() -> str:
         """Wait."""
+        called.set()
         await hold.wait()
         return "waited"
 
     house = House(calls(("wait", "{}")), "Done.", tools=[wait])
     first = asyncio.create_task(house.app.engine.answer(said("Go", key="k")))
-    while not house.model.prompts:
-        await asyncio.sleep(0)
+    await called.wait()
     with pytest.raises(RunningError) as caught:
         await house.app.engine.answer(said("Go", key="k"))
     hold.set()
@@ -129,7 +131,11 @@ async def test_messages_of_a_failed_run_are_kept_but_not_given_to_the_model() ->
     await house.app.engine.answer(said("hello", session_id="s"))
     assert [message.text for message in house.model.prompts[1].messages] == ["hello"]
     page = await house.app.engine.session(ME, "s")
-    assert [(m.text, m.hidden) for m in page.messages] == [("poison", True), ("hello", False), ("Fine.", False)]
+    assert [(m.text, m.hidden) for m in page.messages] == [
+        ("poison", True),
+        ("hello", False),
+        ("Fine.", False),
+    ]
 
 
 async def test_messages_to_a_busy_session_are_answered_in_the_order_they_came() -> None:
@@ -144,18 +150,18 @@ async def test_messages_to_a_busy_session_are_answered_in_the_order_they_came() 
 
 
 async def test_a_busy_session_refuses_where_the_agent_says_so() -> None:
-    hold = asyncio.Event()
+    called, hold = asyncio.Event(), asyncio.Event()
 
     @tool
     async def wait() -> str:
         """Wait."""
+        called.set()
         await hold.wait()
         return "waited"
 
     house = House(calls(("wait", "{}")), "Done.", tools=[wait], busy="reject")
     first = asyncio.create_task(house.app.engine.answer(said("Go", session_id="s")))
-    while not house.model.prompts:
-        await asyncio.sleep(0)
+    await called.wait()
     with pytest.raises(SessionBusyError):
         await house.app.engine.answer(said("Me too", session_id="s"))
     hold.set()
@@ -193,7 +199,8 @@ async def test_an_unknown_agent_is_named_with_those_there_are() -> None:
 async def test_a_stream_tells_the_run_its_text_and_its_end() -> None:
     house = House("one two three")
     events = [event async for event in house.app.engine.stream(said("count"))]
-    assert events[0].type == "run" and events[-1].type == "reply"
+    assert events[0].type == "run"
+    assert events[-1].type == "reply"
     assert "".join(e.data["text"] for e in events if e.type == "text") == "one two three"
     assert [event.id for event in events] == list(range(1, len(events) + 1))
 
@@ -222,10 +229,18 @@ async def test_another_user_sees_neither_session_nor_run() -> None:
     assert [found.id for found in await house.app.engine.runs(ME)] == [run.id]
 
 
-async def test_erase_leaves_nothing_but_the_figures_of_the_ledger() -> None:
-    house = House("the canary sings")
-    await house.app.engine.answer(said("canary", session_id="s"))
-    await house.app.engine.erase(ME, "s")
+async def test_erase_leaves_nothing_but_the_figures_of_the_ledger(tmp_path: Path) -> None:
+    clock = ManualClock()
+    app = test_app(
+        Agent(name="assistant", model=ScriptedModel(["the canary sings"])),
+        store=SqliteStore(tmp_path / "s.db", clock),
+        clock=clock,
+    )
+    await app.engine.answer(said("canary", session_id="s"))
+    await app.engine.erase(ME, "s")
     with pytest.raises(NotFoundError):
-        await house.app.engine.session(ME, "s")
-    assert "canary" not in repr(house.store.dump())
+        await app.engine.session(ME, "s")
+    await app.close()
+    rows = sqlite3.connect(tmp_path / "s.db").execute("select partition, fields from records").fetchall()
+    assert rows
+    assert not any("canary" in str(row) for row in rows)

@@ -1,0 +1,131 @@
+"""Accept: one conditional write that stores a message under its key. After it the message can't be lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from agent_core.agent import Busy
+from agent_core.engine import keys, window
+from agent_core.engine.kit import Kit
+from agent_core.engine.lease import Lease
+from agent_core.engine.points import point
+from agent_core.engine.runs import Due, Inbound, Pending, Run
+from agent_core.errors import ConditionError, KeyReusedError, RunningError, SessionBusyError, StoreBusyError
+from agent_core.messages import Principal, from_record, to_record
+from agent_core.store.base import Above, Absent, Condition, Equals, Key, Put, Update, Write
+
+TRIES = 20
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The run of a message; `lease` where this worker shall do the work, `fresh` where its journal must be empty."""
+
+    run: Run
+    lease: Lease | None = None
+    fresh: bool = False
+
+
+def lease_of(kit: Kit, principal: Principal, session_id: str) -> Lease:
+    """A new worker's lease on a session, not taken yet."""
+    head = Key(keys.session(principal, session_id), keys.STATE)
+    return Lease(head=head, owner=kit.clock.new_id(), seconds=kit.lease_seconds)
+
+
+async def take(kit: Kit, lease: Lease) -> bool:
+    """Take the lease of a session if nobody holds it."""
+    point("before lease")
+    try:
+        await kit.store.write(lease.taking(kit.clock.now()))
+    except ConditionError:
+        return False
+    return True
+
+
+async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool = True) -> Accepted:
+    """Store the message in its session's inbox, its run, and take the lease with it if the session is free.
+
+    `work` False leaves the work to others. Raises KeyReusedError, RunningError, SessionBusyError, StoreError.
+    """
+    tenant, session_id = run.principal.tenant, run.session_id
+    messages = [await window.spill(message, kit.blobs, tenant, session_id) for message in inbound.messages]
+    inbound = msgspec.structs.replace(inbound, messages=tuple(messages))
+    new: tuple[Condition, ...] = (Absent(),)
+    lease = lease_of(kit, run.principal, session_id)
+    for attempt in range(TRIES):
+        waits = attempt % 2 == 1  # odd tries: the session was busy, so only leave the message in its inbox
+        point("before accept")
+        try:
+            await kit.store.write(*_writes(kit, inbound, run, lease, new, waits=waits, work=work))
+        except ConditionError as error:
+            if error.index == 0:
+                stored = from_record(Run, error.current or {})
+                _same_request(stored, run)
+                if not _again(stored):
+                    return await _replayed(kit, stored)
+                # It failed for a passing reason: the same key tries again, as if it had not been.
+                run = msgspec.structs.replace(run, session_id=stored.session_id)
+                lease = lease_of(kit, run.principal, run.session_id)
+                new = (Equals("status", "failed"), Equals("finished_at", stored.finished_at))
+            elif not waits and busy == "reject":
+                raise SessionBusyError("the session is answering another message", retry_after=1.0) from error
+            continue
+        point("after accept")
+        if waits or not work:
+            return Accepted(msgspec.structs.replace(run, status="queued"))
+        return Accepted(run, lease, fresh=new == (Absent(),))
+    raise StoreBusyError("the session changes hands too often to be joined", retry_after=1.0)
+
+
+def _writes(
+    kit: Kit, inbound: Inbound, run: Run, lease: Lease, new: tuple[Condition, ...], *, waits: bool, work: bool
+) -> list[Write]:
+    now = kit.clock.now()
+    principal = run.principal
+    due = keys.due(now + kit.lease_seconds, principal.tenant, run.id)
+    pending = Key(lease.head.partition, keys.PENDING + kit.clock.new_id())
+    if not work:
+        head = Update(lease.head, set={"v": 1}, add={"arrivals": 1})
+    elif waits:
+        # Whoever holds the lease sees the new arrival before it can let go.
+        head = Update(lease.head, add={"arrivals": 1}, when=(Above("lease_until", now),))
+    else:
+        head = lease.taking(now, agent=run.agent)
+    entry = Due(
+        kind="run", tenant=principal.tenant, user=principal.user, session_id=run.session_id, run_id=run.id
+    )
+    stored = run if work and not waits else msgspec.structs.replace(run, status="queued")
+    return [
+        Put(
+            Key(keys.run(principal.tenant, run.id), keys.RUN),
+            to_record(stored),
+            when=new,
+            expires_at=run.created_at + kit.run_seconds,
+        ),
+        head,
+        Put(pending, to_record(Pending(run_id=run.id, inbound=inbound, due=due.sort))),
+        Put(due, to_record(entry)),
+    ]
+
+
+def _same_request(stored: Run, run: Run) -> None:
+    if stored.fingerprint != run.fingerprint or stored.principal != run.principal:
+        raise KeyReusedError(
+            "this idempotency key was used with another request; send a new key, or the same body"
+        )
+
+
+def _again(stored: Run) -> bool:
+    return stored.status == "failed" and stored.failure is not None and stored.failure.retryable
+
+
+async def _replayed(kit: Kit, stored: Run) -> Accepted:
+    """What a key that was seen before gives: its run, done; or RunningError; or the work of a dead worker."""
+    if stored.done or stored.status == "waiting":
+        return Accepted(msgspec.structs.replace(stored, replayed=True))
+    lease = lease_of(kit, stored.principal, stored.session_id)
+    if await take(kit, lease):
+        return Accepted(stored, lease)
+    raise RunningError("the run of this idempotency key has not finished yet", run_id=stored.id)

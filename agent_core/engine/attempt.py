@@ -1,0 +1,103 @@
+"""One worker's attempt at a run: what it works on, how far it is, and what tools and plugins may know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent_core.blobs.base import Blobs
+from agent_core.clock import Clock
+from agent_core.costs.pricing import Prices
+from agent_core.engine.bound import Bound
+from agent_core.engine.feed import Feed
+from agent_core.engine.journal import Journal
+from agent_core.engine.limits import Meter
+from agent_core.engine.runs import Inbound, Question, Run
+from agent_core.messages import DATA_CLASSES, DataClass, Message, Turn
+
+
+class Parked(Exception):
+    """The run waits for a person to answer these questions."""
+
+    def __init__(self, questions: tuple[Question, ...]) -> None:
+        super().__init__("the run waits for a person")
+        self.questions = questions
+
+
+class HandOver(Exception):
+    """The platform will stop this worker soon: another one goes on from the journal."""
+
+
+@dataclass
+class Attempt:
+    """One worker's attempt to answer one inbound message; `messages` grows as the work goes on.
+
+    `number` is the number of the step under way, `stop_at` (seconds since 1970, 0 for never) when the worker must
+    let go at the next step.
+    """
+
+    run: Run
+    inbound: Inbound
+    bound: Bound
+    history: Sequence[Message]
+    journal: Journal
+    feed: Feed
+    clock: Clock
+    blobs: Blobs
+    prices: Prices
+    meter: Meter
+    stop_at: float = 0.0
+    messages: list[Message] = field(default_factory=list)
+    number: int = 0
+    progressed: bool = False
+
+    def turn(self, step: int | None = None) -> Turn:
+        """What plugins and tools may know now."""
+        number = self.number if step is None else step
+        return Turn(
+            session_id=self.run.session_id,
+            run_id=self.run.id,
+            agent=self.bound.name,
+            step=number,
+            principal=self.run.principal,
+            data_class=self.data_class,
+            channel=self.run.channel,
+            deadline=self.meter.deadline,
+            spent=self.meter.cost,
+            idempotency_key=f"{self.run.id}-{number}",
+        )
+
+    @property
+    def data_class(self) -> DataClass:
+        """The highest data class of the conversation."""
+        seen = [message.data_class for message in (*self.history, *self.inbound.messages)]
+        return max(seen, key=DATA_CLASSES.index, default="internal")
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether text is shown only when it is whole, since a plugin may change it."""
+        return self.bound.plugins.changes_replies
+
+    def dated(self, message: Message) -> Message:
+        """The message with what the session keeps of its making."""
+        return msgspec.structs.replace(
+            message, run_id=self.run.id, created_at=self.clock.now(), data_class=self.data_class
+        )
+
+    def check_time(self) -> None:
+        """Raise HandOver where the platform's deadline is near.
+
+        Each attempt does at least one step, so that many short ones come to an end.
+        """
+        if self.stop_at and self.progressed and self.clock.now() >= self.stop_at:
+            raise HandOver
+        self.progressed = True
+
+    def remains(self) -> list[Message]:
+        """The messages of a failed run, hidden from later prompts: the transcript keeps them, a model is spared."""
+        messages = self.messages or list(self.inbound.messages)
+        if messages[-1].tool_calls:
+            messages = messages[:-1]
+        return [msgspec.structs.replace(message, hidden=True) for message in messages]

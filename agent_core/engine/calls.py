@@ -1,0 +1,178 @@
+"""The tool calls of one model reply: asked for where a person must be asked, run, journaled, never run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+
+from agent_core.engine.attempt import Attempt, Parked
+from agent_core.engine.points import point
+from agent_core.engine.runs import Question, Step
+from agent_core.errors import ToolError
+from agent_core.messages import ToolCall, ToolResult, Turn
+
+log = logging.getLogger("sampan.engine")
+
+UNCERTAIN = (
+    "It is not known whether this was done: the service stopped in the middle of it, and a person says to leave it. "
+    "Do not call it again."
+)
+DENIED = "A person said no to this call. Do not try it again unless the user asks for it anew."
+EXPIRED = "Nobody said yes to this call in time. It was not made."
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tool call and what is to be done about it.
+
+    `begun`: an intent is stored, the tool may have run; `found` is what its lookup says it gave then.
+    """
+
+    number: int
+    call: ToolCall
+    once: bool = False
+    begun: bool = False
+    stored: Step | None = None
+    found: ToolResult | None = None
+    refusal: str = ""
+    question: Question | None = None
+
+
+def arguments_hash(call: ToolCall) -> str:
+    """What binds an answer to a call: the tool and its arguments, whatever their spelling."""
+    try:
+        arguments = msgspec.json.encode(msgspec.json.decode(call.arguments), order="sorted")
+    except msgspec.DecodeError:
+        arguments = call.arguments.encode()
+    return hashlib.sha256(call.name.encode() + b"\n" + arguments).hexdigest()
+
+
+async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolResult]:
+    """Run the calls, those that may at the same time, and journal what they gave, in the order of the calls.
+
+    Raises Parked where a person must be asked first.
+    """
+    attempt.meter.check_tool_calls(len(calls))
+    groups: list[list[Planned]] = []
+    for group in attempt.bound.toolbox.groups(calls):
+        planned = []
+        for call in group:
+            attempt.number += 1
+            planned.append(await _plan(attempt, attempt.number, call))
+        groups.append(planned)
+    _ask(attempt, [plan for group in groups for plan in group])
+    results: dict[str, ToolResult] = {}
+    for planned in groups:
+        for plan in planned:
+            if plan.once and not (plan.begun or plan.stored or plan.refusal):
+                intent = Step(number=plan.number, kind="tool", name=plan.call.name, call=plan.call)
+                attempt.journal.unsaved.append(intent)
+        await attempt.journal.save()
+        attempt.check_time()
+        steps = await asyncio.gather(*(_tool_step(attempt, plan) for plan in planned))
+        results |= {plan.call.id: result for plan, result in zip(planned, steps, strict=True)}
+    await attempt.journal.save()
+    return [results[call.id] for call in calls]
+
+
+async def _plan(attempt: Attempt, number: int, call: ToolCall) -> Planned:
+    """What is to be done about a call: nothing where its result is stored, else run it, ask first, or not run it."""
+    tool = attempt.bound.toolbox.get(call.name)
+    stored = attempt.journal.stored(number)
+    if stored is not None and stored.result is not None:
+        return Planned(number, call, stored=stored)
+    call = await attempt.bound.plugins.before_tool(call, attempt.turn(number))
+    plan = Planned(number, call, once=tool is not None and tool.effects == "once", begun=stored is not None)
+    if plan.begun:
+        return await _recovered(attempt, plan)
+    if tool is not None and tool.approval and not attempt.bound.toolbox.refuses(call):
+        return _decided(attempt, plan, "approval", DENIED)
+    return plan
+
+
+async def _recovered(attempt: Attempt, plan: Planned) -> Planned:
+    """The plan for a tool that may have run before a crash: its lookup tells, else a person must."""
+    tool = attempt.bound.toolbox.get(plan.call.name)
+    if tool is not None and tool.lookup is not None:
+        try:
+            return replace(
+                plan, found=await attempt.bound.toolbox.lookup(plan.call, attempt.turn(plan.number))
+            )
+        except ToolError as error:
+            log.warning("run=<%s>, tool=<%s> | asking a person: %s", attempt.run.id, plan.call.name, error)
+    return _decided(attempt, plan, "uncertain", UNCERTAIN)
+
+
+def _decided(
+    attempt: Attempt, plan: Planned, reason: Literal["approval", "uncertain"], denied: str
+) -> Planned:
+    """The plan after what a person said to the call with just these arguments; unasked, it carries a question."""
+    digest = arguments_hash(plan.call)
+    now = attempt.clock.now()
+    for question in attempt.run.questions:
+        if (question.step, question.reason, question.hash) != (plan.number, reason, digest):
+            continue
+        if question.status == "approved":
+            return plan
+        if question.open_at(now):
+            return replace(plan, question=question)
+        return replace(plan, refusal=denied if question.status == "denied" else EXPIRED)
+    question = Question(
+        step=plan.number,
+        tool=plan.call.name,
+        arguments=plan.call.arguments,
+        hash=digest,
+        asked_at=now,
+        expires_at=now + attempt.bound.approval_seconds,
+        reason=reason,
+    )
+    return replace(plan, question=question)
+
+
+def _ask(attempt: Attempt, plans: Sequence[Planned]) -> None:
+    """Raise Parked where a person must be asked first."""
+    asked = [plan.question for plan in plans if plan.question is not None]
+    if asked:
+        anew = {(question.step, question.reason) for question in asked}
+        kept = [old for old in attempt.run.questions if (old.step, old.reason) not in anew]
+        raise Parked((*kept, *asked))
+
+
+async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
+    if plan.stored is not None and plan.stored.result is not None:
+        attempt.meter.count(plan.stored)
+        return plan.stored.result
+    call, turn = plan.call, attempt.turn(plan.number)
+    attempt.feed.emit("tool_call", msgspec.to_builtins(call))
+    started = attempt.clock.now()
+    if plan.refusal:
+        result = ToolResult(call_id=call.id, name=call.name, content=plan.refusal, error=True)
+    else:
+        result = plan.found or await _run(attempt, call, turn)
+        result = await attempt.bound.plugins.after_tool(result, turn)
+    attempt.feed.emit("tool_result", msgspec.to_builtins(result))
+    step = Step(
+        number=plan.number,
+        kind="tool",
+        name=call.name,
+        call=call,
+        result=result,
+        started_at=started,
+        finished_at=attempt.clock.now(),
+    )
+    attempt.journal.unsaved.append(step)
+    attempt.meter.count(step)
+    return result
+
+
+async def _run(attempt: Attempt, call: ToolCall, turn: Turn) -> ToolResult:
+    point("before tool")
+    result = await attempt.bound.toolbox.call(call, turn)
+    point("after tool")
+    return result

@@ -1,0 +1,191 @@
+"""The writes that end a worker's hold on a message: commit its answer, park it for a person, or give it up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from agent_core.costs.ledger import ledger_record
+from agent_core.engine import keys
+from agent_core.engine.dead import DeadLetter
+from agent_core.engine.journal import Journal
+from agent_core.engine.kit import Kit
+from agent_core.engine.lease import Lease
+from agent_core.engine.points import point
+from agent_core.engine.runs import Due, Head, Run
+from agent_core.engine.view import View
+from agent_core.errors import ConditionError, LeaseLostError
+from agent_core.messages import Message, Part, Principal, Text, to_record
+from agent_core.store.base import MAX_WRITES, AtMost, Delete, Equals, Key, Put, Update, Write
+
+
+class Closing:
+    """Ends the work on the oldest message of a session's inbox, under the lease."""
+
+    def __init__(self, kit: Kit, principal: Principal, session_id: str, lease: Lease, view: View) -> None:
+        self._kit = kit
+        self._principal = principal
+        self._session_id = session_id
+        self._lease = lease
+        self._view = view
+        self._key, self._item = view.inbox[0]
+
+    async def commit(
+        self, run: Run, messages: Sequence[Message], journal: Journal, letter: DeadLetter | None = None
+    ) -> tuple[Run, bool]:
+        """Store the answer with all that belongs to it in one transaction; whether the lease was released too.
+
+        Raises LeaseLostError where another worker took over: nothing was written then.
+        """
+        head, run, numbered = self._numbered(run, messages)
+        writes: list[Write] = [
+            *(Put(keys.message(self._lease.head.partition, m.seq), to_record(m)) for m in numbered),
+            *journal.writes(),
+            *self._ending(run, journal),
+        ]
+        if letter is not None:
+            writes.append(Put(keys.dead(run.principal.tenant, run.id), to_record(letter)))
+        if head.listed != self._view.head.listed:
+            writes.append(self._listing(head))
+        writes = await self._overflow(writes)
+        release = len(self._view.inbox) == 1
+        point("before commit")
+        released = await self._write(head, writes, release=release)
+        point("after commit")
+        return run, released
+
+    async def park(self, run: Run, journal: Journal) -> None:
+        """Let the run wait for a person; its message stays first in the inbox."""
+        until = max(question.expires_at for question in run.questions)
+        due = keys.due(until, run.principal.tenant, run.id)
+        item = msgspec.structs.replace(self._item, due=due.sort)
+        await self._leave(
+            Put(journal.run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
+            Put(self._key, to_record(item)),
+            Delete(Key(keys.DUE, self._item.due)),
+            Put(due, to_record(self._due(run))),
+            *journal.writes(),
+        )
+
+    async def wait_on(self) -> None:
+        """Let go of a session whose first message still waits for a person."""
+        await self._leave()
+
+    async def hand_over(self, journal: Journal) -> None:
+        """Let go of the session in the middle of a run; the journal has all that was done."""
+        await self._leave(*journal.writes())
+
+    def _numbered(self, run: Run, messages: Sequence[Message]) -> tuple[Head, Run, list[Message]]:
+        """The messages with their places in the session, and the head and run as they will be."""
+        head = self._view.head
+        numbered = [
+            msgspec.structs.replace(message, seq=head.messages + place, run_id=run.id)
+            for place, message in enumerate(messages, 1)
+        ]
+        if run.reply is not None:
+            run = msgspec.structs.replace(run, reply=numbered[-1])
+        if not head.listed:
+            head = msgspec.structs.replace(
+                head, listed=self._kit.clock.new_id(), created_at=run.created_at, title=title(numbered[0])
+            )
+        return (
+            msgspec.structs.replace(head, messages=head.messages + len(numbered), agent=run.agent),
+            run,
+            numbered,
+        )
+
+    def _ending(self, run: Run, journal: Journal) -> list[Write]:
+        """What belongs to the end of a run: itself, its ledger and outbox entries; its message leaves the inbox."""
+        # A run that answered in spite of being cancelled a moment ago is answered: the answer was paid for.
+        ledger = ledger_record(run, journal.steps())
+        writes: list[Write] = [
+            Put(journal.run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
+            Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger)),
+            Delete(self._key),
+            Delete(Key(keys.DUE, self._item.due)),
+        ]
+        if self._item.inbound.delivery is not None:
+            push = msgspec.structs.replace(self._due(run), kind="push", delivery=self._item.inbound.delivery)
+            writes.append(Put(push_key(run), to_record(push)))
+        return writes
+
+    def _due(self, run: Run) -> Due:
+        principal = run.principal
+        return Due(
+            kind="run", tenant=principal.tenant, user=principal.user, session_id=run.session_id, run_id=run.id
+        )
+
+    def _listing(self, head: Head) -> Put:
+        fields = {"v": 1, "session_id": self._session_id, "title": head.title, "created_at": head.created_at}
+        return Put(Key(keys.sessions(self._principal), head.listed), {**fields, "agent": head.agent})
+
+    async def _write(self, head: Head, writes: Sequence[Write], *, release: bool) -> bool:
+        """Write all under the lease; whether it was released with it."""
+        fields = {
+            "messages": head.messages,
+            "agent": head.agent,
+            "title": head.title,
+            "created_at": head.created_at,
+            "listed": head.listed,
+        }
+        fence = Equals("fence", self._lease.fence)
+        # Whoever releases looks at the inbox again first: the release fails if anything arrived since the query.
+        quiet = AtMost("arrivals", self._view.head.arrivals)
+        now = self._kit.clock.now()
+        try:
+            if release:
+                update = Update(self._lease.head, set={**fields, "lease_until": 0.0}, when=(fence, quiet))
+                try:
+                    await self._kit.store.write(update, *writes)
+                    return True
+                except ConditionError as error:
+                    if error.index != 0 or (error.current or {}).get("fence") != self._lease.fence:
+                        raise
+            # Something waits in the inbox: keep the lease and go on with it.
+            update = Update(
+                self._lease.head, set={**fields, "lease_until": now + self._lease.seconds}, when=(fence,)
+            )
+            await self._kit.store.write(update, *writes)
+            return False
+        except ConditionError as error:
+            if error.index != 0:
+                raise
+            raise LeaseLostError("another worker took over the session") from error
+
+    async def _leave(self, *writes: Write) -> None:
+        """Release the lease with these writes, whatever waits in the inbox: the first message goes on later."""
+        release = Update(
+            self._lease.head, set={"lease_until": 0.0}, when=(Equals("fence", self._lease.fence),)
+        )
+        point("before release")
+        try:
+            await self._kit.store.write(release, *writes)
+        except ConditionError as error:
+            raise LeaseLostError("another worker took over the session") from error
+        point("after release")
+
+    async def _overflow(self, writes: list[Write]) -> list[Write]:
+        """Write the first messages of a very long run ahead, so that the commit stays within one transaction.
+
+        Until the commit counts them in the head they are not part of the transcript.
+        """
+        while len(writes) > MAX_WRITES - 1:
+            ahead, writes = writes[: MAX_WRITES - 1], writes[MAX_WRITES - 1 :]
+            try:
+                await self._kit.store.write(self._lease.renewal(self._kit.clock.now()), *ahead)
+            except ConditionError as error:
+                raise LeaseLostError("another worker took over the session") from error
+        return writes
+
+
+def push_key(run: Run) -> Key:
+    """The outbox entry of a run's reply; due at once."""
+    return keys.due(run.finished_at, run.principal.tenant, run.id, suffix="/push")
+
+
+def title(message: Message) -> str:
+    """The first words of a message."""
+    parts: tuple[Part, ...] = message.parts
+    line = " ".join(next((part.text for part in parts if isinstance(part, Text)), "").split())
+    return line if len(line) <= 80 else line[:79] + "…"

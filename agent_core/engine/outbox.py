@@ -1,0 +1,62 @@
+"""The outbox: replies that are pushed to somebody, at least once, under an id that stays the same."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from agent_core.engine import keys
+from agent_core.engine.dead import dead_letter
+from agent_core.engine.kit import Kit
+from agent_core.engine.points import point
+from agent_core.engine.reading import read_run
+from agent_core.engine.runs import Due, Run
+from agent_core.errors import AgentError, ConditionError
+from agent_core.messages import to_record
+from agent_core.store.base import Delete, Equals, Key, Put
+
+log = logging.getLogger("sampan.outbox")
+
+SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Seconds from one try to the next: the schedule that Standard Webhooks recommends."""
+
+
+async def push(kit: Kit, key: Key, due: Due) -> bool:
+    """Try one delivery of an outbox entry; a failed one is put off, after the last it becomes a dead letter."""
+    if due.delivery is None:
+        return True
+    run, _ = await read_run(kit.store, due.tenant, due.run_id)
+    deliverer = kit.deliverers.get(due.delivery.kind)
+    try:
+        if deliverer is None:
+            raise AgentError(f"nobody here delivers to {due.delivery.kind!r}")
+        point("before push")
+        await deliverer.deliver(run, due.delivery, due.run_id)
+        point("after push")
+    except AgentError as error:
+        await _put_off(kit, key, due, run, error)
+        return False
+    await kit.store.write(Delete(key))
+    return True
+
+
+async def _put_off(kit: Kit, key: Key, due: Due, run: Run, error: AgentError) -> None:
+    """Set the time of the next try, unless this was the last or the receiver wants no more."""
+    log.warning("run=<%s>, attempt=<%d> | not delivered: %s", due.run_id, due.attempts + 1, error)
+    still = (Equals("run_id", due.run_id),)
+    try:
+        if due.attempts >= len(SCHEDULE) or not error.retryable:
+            letter = dead_letter(
+                run, "push", f"not delivered: {error.detail}", kit.clock.now(), delivery=due.delivery
+            )
+            await kit.store.write(
+                Delete(key, when=still), Put(keys.dead(due.tenant, f"{due.run_id}/push"), to_record(letter))
+            )
+            return
+        seconds = max(SCHEDULE[due.attempts] * (1 + 0.2 * kit.clock.random()), error.retry_after or 0)
+        later = keys.due(kit.clock.now() + seconds, due.tenant, due.run_id, suffix="/push")
+        entry = msgspec.structs.replace(due, attempts=due.attempts + 1)
+        await kit.store.write(Delete(key, when=still), Put(later, to_record(entry)))
+    except ConditionError:
+        log.info("run=<%s> | delivered by another process meanwhile", due.run_id)

@@ -1,0 +1,76 @@
+"""The sweeper: once a minute, whatever was left lying is queued again, and what can't be done is given up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from agent_core.engine import keys
+from agent_core.engine.accept import lease_of, take
+from agent_core.engine.kit import Kit
+from agent_core.engine.outbox import push
+from agent_core.engine.runs import Due, Head
+from agent_core.engine.worker import Worker
+from agent_core.errors import ConditionError
+from agent_core.messages import Principal, from_record
+from agent_core.store.base import Equals, Key, Record, Update
+
+log = logging.getLogger("sampan.sweeper")
+
+MAX_ATTEMPTS = 5
+"""How often a run is queued again before it is given up."""
+
+PAGE = 100
+
+Wake = Callable[[Principal, str], Awaitable[object]]
+
+
+class Swept(msgspec.Struct, frozen=True):
+    """What one sweep did: runs queued again, pushes tried, runs given up."""
+
+    resumed: int = 0
+    pushed: int = 0
+    given_up: int = 0
+
+
+async def sweep(kit: Kit, wake: Wake) -> Swept:
+    """Look after all that is due; costs one query where nothing is."""
+    done = {"resumed": 0, "pushed": 0, "given_up": 0}
+    after = ""
+    while True:
+        page = await kit.store.query(keys.DUE, after=after, limit=PAGE)
+        for record in page.records:
+            if int(record.key.sort.split("/", 1)[0]) > kit.clock.now() * 1000:
+                return Swept(**done)
+            what = await _look_after(kit, wake, record)
+            if what:
+                done[what] += 1
+        after = page.after
+        if not after:
+            return Swept(**done)
+
+
+async def _look_after(kit: Kit, wake: Wake, record: Record) -> str:
+    due = from_record(Due, record.fields)
+    principal = Principal(tenant=due.tenant, user=due.user)
+    if due.kind == "push":
+        await push(kit, record.key, due)
+        return "pushed"
+    head = await kit.store.get(Key(keys.session(principal, due.session_id), keys.STATE))
+    if head is not None and from_record(Head, head.fields).lease_until > kit.clock.now():
+        return ""  # somebody works on it
+    try:
+        await kit.store.write(Update(record.key, add={"attempts": 1}, when=(Equals("run_id", due.run_id),)))
+    except ConditionError:
+        return ""  # it ended in this moment
+    if due.attempts < MAX_ATTEMPTS:
+        await wake(principal, due.session_id)
+        return "resumed"
+    lease = lease_of(kit, principal, due.session_id)
+    if not await take(kit, lease):
+        return ""
+    log.error("run=<%s>, session=<%s> | given up after %d attempts", due.run_id, due.session_id, due.attempts)
+    await Worker(kit, principal, due.session_id, lease, {}, 0.0).give_up(due.run_id, due.attempts)
+    return "given_up"

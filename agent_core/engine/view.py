@@ -1,0 +1,48 @@
+"""A session as a worker reads it: head, inbox and latest messages by one query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent_core.engine import keys
+from agent_core.engine.runs import Head, Pending
+from agent_core.messages import Message, from_record
+from agent_core.store.base import Key, Record, Store
+
+ROOM_FOR_INBOX = 12
+"""Records read beyond the history in the first query: the head and what usually waits in an inbox."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The head, the inbox (oldest first, with the records' keys), the latest messages in order."""
+
+    head: Head
+    inbox: tuple[tuple[Key, Pending], ...]
+    history: tuple[Message, ...]
+
+
+async def read_view(store: Store, partition: str, history: int) -> View:
+    """The session by one query from the end of its partition; more only where the inbox is long."""
+    records: list[Record] = []
+    after = ""
+    while True:
+        page = await store.query(
+            partition, after=after, limit=min(1000, history + ROOM_FOR_INBOX), reverse=True
+        )
+        records += page.records
+        after = page.after
+        if not after or records[-1].key.sort.startswith(keys.MESSAGE):
+            break
+    head = Head()
+    inbox: list[tuple[Key, Pending]] = []
+    messages: list[Message] = []
+    for record in records:
+        sort = record.key.sort
+        if sort == keys.STATE:
+            head = from_record(Head, record.fields)
+        elif sort.startswith(keys.PENDING):
+            inbox.append((record.key, from_record(Pending, record.fields)))
+        elif int(sort[len(keys.MESSAGE) :]) <= head.messages and len(messages) < history:
+            messages.append(from_record(Message, record.fields))
+    return View(head, tuple(reversed(inbox)), tuple(reversed(messages)))

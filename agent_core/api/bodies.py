@@ -63,7 +63,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
+        raise _invalid(error, kind) from None
     except msgspec.DecodeError as error:
         raise MalformedError(f"the body is not JSON: {error}") from None
     except UnicodeDecodeError as error:
@@ -85,11 +85,15 @@ def read_query(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        wrong = invalid(error)
+        wrong = _invalid(error, kind)
         raise InputError(wrong.detail, field="query" + wrong.field.removeprefix("$")) from None
 
 
-def invalid(error: msgspec.ValidationError) -> InputError:
-    """msgspec's words and path as our error."""
+def _invalid(error: msgspec.ValidationError, kind: type) -> InputError:
+    """msgspec's words and path as our error, with what would have been right."""
+    # Loaded for a refused request alone: a cold start does not need it.
+    from agent_core.api.hints import hint
+
     found = _AT.fullmatch(str(error))
-    return InputError(found["detail"], field=found["path"]) if found else InputError(str(error), field="$")
+    words, path = (found["detail"], found["path"]) if found else (str(error), "$")
+    return InputError(words + hint(kind, path, words), field=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -40,6 +41,10 @@ class UnknownModelError(NotFoundError):
     """There is no agent of the name that the request calls its model."""
 
     slug = "model-not-found"
+
+    def extras(self) -> dict[str, Any]:
+        """The field at fault."""
+        return {"field": "$.model"}
 
 
 async def post_chat(service: Service, request: Request) -> ASGIApp:

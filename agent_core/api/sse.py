@@ -45,7 +45,7 @@ class EventStream:
             *((name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()),
         ]
         self._ready: list[bytes] = []
-        self._put_count = 0
+        self._put_at = clock.monotonic()
         self._over = False
         self._change = asyncio.Event()
 
@@ -84,9 +84,10 @@ class EventStream:
 
     async def _beat(self) -> None:
         while True:
-            before = self._put_count
-            await self._clock.sleep(HEARTBEAT_SECONDS)
-            if self._put_count == before:
+            left = HEARTBEAT_SECONDS - (self._clock.monotonic() - self._put_at)
+            if left > 0:
+                await self._clock.sleep(left)
+            else:
                 self._put(b": still here\n\n")
 
     async def _watch(self, receive: Receive) -> None:
@@ -95,7 +96,7 @@ class EventStream:
         self._end()
 
     def _put(self, frame: bytes) -> None:
-        self._put_count += 1
+        self._put_at = self._clock.monotonic()
         self._ready.append(frame)
         self._change.set()
 

@@ -1,0 +1,201 @@
+"""POST /api/v1/agent and what can be read of it afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agent_core import tool
+from agent_core.errors import ModelBusyError, ModelRefusedError
+from agent_core.messages import Image, Text, ToolCall
+
+House = Callable[..., Any]
+
+
+async def test_a_message_is_answered(house: House) -> None:
+    home = house("Paris.")
+    answer = await home.say("What is the capital of France?", metadata={"from": "test"})
+    body = answer.json()
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["location"] == f"/api/v1/runs/{body['run_id']}"
+    assert body["reply"] == {"text": "Paris.", "parts": [{"type": "text", "text": "Paris."}]}
+    assert (body["status"], body["agent"], body["finish"], body["steps"]) == (
+        "succeeded",
+        "assistant",
+        "stop",
+        1,
+    )
+    assert body["metadata"] == {"from": "test"}
+    assert body["usage"]["input"] > 0
+    assert body["cost"] == {"usd": "0", "known": True, "unpriced": []} or not body["cost"]["known"]
+    assert body["problem"] is None
+    assert body["created_at"].endswith("Z")
+
+
+async def test_a_message_may_have_parts(house: House) -> None:
+    home = house("A cat.")
+    picture = base64.b64encode(b"\x89PNG not really").decode()
+    message = {
+        "parts": [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image", "media_type": "image/png", "data": picture},
+        ]
+    }
+    assert (await home.say(message, data_class="restricted")).status_code == 200
+    [prompted] = home.model.prompts[0].messages
+    assert prompted.parts == (
+        Text("What is this?"),
+        Image(media_type="image/png", data=b"\x89PNG not really"),
+    )
+    assert prompted.data_class == "restricted"
+
+
+async def test_a_whole_conversation_may_be_sent(house: House) -> None:
+    home = house("Ada.")
+    said = [("user", "I am Ada."), ("assistant", "Hello."), ("user", "Who am I?")]
+    messages = [{"role": role, "parts": [{"type": "text", "text": text}]} for role, text in said]
+    async with home.client() as client:
+        answer = await client.post("/api/v1/agent", json={"messages": messages})
+    assert answer.json()["reply"]["text"] == "Ada."
+    assert [(message.role, message.text) for message in home.model.prompts[0].messages] == said
+
+
+async def test_the_second_message_of_a_session_remembers_the_first(house: House) -> None:
+    home = house("Hello Ada.", "You are Ada.")
+    await home.say("I am Ada.", session_id="s")
+    await home.say("Who am I?", session_id="s")
+    assert [message.text for message in home.model.prompts[1].messages] == [
+        "I am Ada.",
+        "Hello Ada.",
+        "Who am I?",
+    ]
+
+
+async def test_sessions_are_listed_paged_and_erased(house: House) -> None:
+    home = house(*(f"answer {n}" for n in range(4)))
+    for session in ("a", "b"):
+        await home.say("one", session_id=session)
+        await home.say("two", session_id=session)
+    listed = (await home.get("/api/v1/sessions?limit=1")).json()
+    assert [session["session_id"] for session in listed["sessions"]] == ["b"]
+    listed = (await home.get(f"/api/v1/sessions?limit=9&before={listed['next']}")).json()
+    assert [session["session_id"] for session in listed["sessions"]] == ["a"]
+    assert listed["next"] is None
+    page = (await home.get("/api/v1/sessions/a?limit=3")).json()
+    assert page["session"]["messages"] == 4
+    assert [(m["seq"], m["role"], m["text"]) for m in page["messages"]] == [
+        (1, "user", "one"),
+        (2, "assistant", "answer 0"),
+        (3, "user", "two"),
+    ]
+    rest = (await home.get(f"/api/v1/sessions/a?after={page['next']}")).json()
+    assert [m["text"] for m in rest["messages"]] == ["answer 1"]
+    assert rest["next"] is None
+    async with home.client() as client:
+        assert (await client.delete("/api/v1/sessions/a")).status_code == 204
+        assert (await client.delete("/api/v1/sessions/a")).status_code == 404
+    assert (await home.get("/api/v1/sessions/a")).status_code == 404
+
+
+async def test_a_run_shows_its_journal(house: House) -> None:
+    @tool
+    def weather(city: str) -> str:
+        """Weather of a city."""
+        return f"sunny in {city}"
+
+    home = house(ToolCall("c1", "weather", '{"city": "Oslo"}'), "It is sunny.", tools=[weather])
+    run_id = (await home.say("Weather?")).json()["run_id"]
+    run = (await home.get(f"/api/v1/runs/{run_id}")).json()
+    assert [(step["number"], step["kind"], step["name"]) for step in run["journal"]] == [
+        (1, "model", "scripted:test"),
+        (2, "tool", "weather"),
+        (3, "model", "scripted:test"),
+    ]
+    assert run["journal"][1]["result"]["content"] == "sunny in Oslo"
+    assert run["journal"][2]["text"] == "It is sunny."
+    listed = (await home.get("/api/v1/runs")).json()
+    assert [found["run_id"] for found in listed["runs"]] == [run_id]
+
+
+async def test_a_run_that_failed_answers_with_its_problem(house: House) -> None:
+    home = house(ModelRefusedError("no such model"))
+    answer = await home.say("Hi")
+    problem = answer.json()
+    assert answer.status_code == 502
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == "urn:sampan:problem:model-refused"
+    assert problem["instance"] == f"/api/v1/runs/{problem['run_id']}" == answer.headers["location"]
+    assert "no such model" in problem["detail"]
+    run = (await home.get(problem["instance"])).json()
+    assert (run["status"], run["problem"]) == ("failed", problem)
+
+
+async def test_a_key_answers_once_and_replays(house: House) -> None:
+    home = house("Once.")
+    first = await home.say("Hi", {"Idempotency-Key": '"k-1"'})
+    again = await home.say("Hi", {"Idempotency-Key": "k-1"})
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json() == first.json()
+    other = await home.say("Ho", {"Idempotency-Key": "k-1"})
+    assert (other.status_code, other.json()["type"]) == (422, "urn:sampan:problem:idempotency-key-reused")
+
+
+async def test_the_order_of_a_body_does_not_matter_to_its_key(house: House) -> None:
+    home = house("Once.")
+    async with home.client() as client:
+        headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+        for body in ('{"message":"Hi","session_id":"s"}', '{ "session_id": "s", "message": "Hi" }'):
+            answer = await client.post("/api/v1/agent", content=body, headers=headers)
+            assert answer.json()["reply"]["text"] == "Once."
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", '"a', "ä".encode().decode("latin-1"), "x" * 256, '"a\\b"'])
+async def test_a_key_that_can_not_be_one_is_refused(house: House, key: str) -> None:
+    home = house()
+    async with home.client() as client:
+        answer = await client.post(
+            "/api/v1/agent", json={"message": "Hi"}, headers=[("Idempotency-Key", key.encode("latin-1"))]
+        )
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:sampan:problem:malformed")
+
+
+async def test_a_key_of_a_run_under_way_says_where_to_look(house: House, gate: Any) -> None:
+    home = house(ToolCall("c1", "wait"), "Done.", tools=[gate.tool])
+    first = asyncio.create_task(home.say("Go", {"Idempotency-Key": "k"}))
+    await gate.reached.wait()
+    answer = await home.say("Go", {"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:sampan:problem:run-in-progress")
+    assert answer.headers["retry-after"] == "1"
+    run = (await home.get(answer.headers["location"])).json()
+    assert (run["status"], run["reply"]) == ("running", None)
+    gate.open.set()
+    assert (await first).json()["run_id"] == run["run_id"]
+
+
+async def test_a_passing_failure_may_be_tried_again_under_its_key(house: House) -> None:
+    home = house(ModelBusyError("overloaded"), "Here now.")
+    first = await home.say("Hi", {"Idempotency-Key": "k"})
+    assert (first.status_code, first.json()["retryable"]) == (503, True)
+    again = await home.say("Hi", {"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()["reply"]["text"]) == (200, "Here now.")
+
+
+async def test_a_run_is_cancelled_at_its_next_step(house: House, gate: Any) -> None:
+    home = house(ToolCall("c1", "wait"), "Done.", tools=[gate.tool])
+    first = asyncio.create_task(home.say("Go", {"Idempotency-Key": "k"}))
+    await gate.reached.wait()
+    running = (await home.say("Go", {"Idempotency-Key": "k"})).headers["location"]
+    async with home.client() as client:
+        asked = await client.post(f"{running}/cancel")
+        assert asked.status_code == 202
+        gate.open.set()
+        answer = await first
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:sampan:problem:cancelled")
+        late = await client.post(f"{running}/cancel")
+        assert (late.status_code, late.json()["status"]) == (200, "cancelled")

@@ -125,11 +125,22 @@ def decode(body: bytes) -> Fields:
         raise StoreError(f"a stored record is damaged: {error}") from error
 
 
-def end_of(prefix: str) -> str | None:
-    """The least string above all that begin with `prefix`, by code point; None where there is none.
+def bounds(prefix: str, after: str, reverse: bool) -> tuple[str, str | None]:
+    """The range of sort keys that a query may return: from the first on, below the second (None: no end).
 
-    UTF-8 keeps the order of code points, so that this is also the bytewise order of stores that keep bytes.
+    One bound on each side, for with two SQLite searches by one and goes through all that the other leaves out.
+    Strings compare by code point, whose order UTF-8 keeps: so this is the order of stores that compare bytes.
     """
+    low, high = prefix, _end_of(prefix)
+    if after and reverse:
+        high = after if high is None else min(after, high)
+    elif after:
+        low = max(prefix, after + "\0")  # the least string above `after`
+    return low, high
+
+
+def _end_of(prefix: str) -> str | None:
+    """The least string above all that begin with `prefix`; None where there is none."""
     for place in range(len(prefix) - 1, -1, -1):
         point = ord(prefix[place])
         if point < 0x10FFFF:

@@ -30,6 +30,9 @@ MAX_SORT = 1024
 MAX_QUERY = 1000
 """Records on one page of a query."""
 
+FAR_FUTURE = 1e11
+"""Seconds since 1970 that no record lives to see (the year 5138); milliseconds of today are above it."""
+
 MAX_PAGE = 1024 * 1024
 """Bytes after which a page of a query ends, full or not: DynamoDB's limit."""
 
@@ -192,6 +195,8 @@ def check_writes(writes: Sequence[Write]) -> None:
         raise InputError("a key stands in two writes of one transaction")
     for write in writes:
         check_key(write.key)
+        if isinstance(write, Put | Update) and not 0 <= (write.expires_at or 0) < FAR_FUTURE:
+            raise InputError(f"{write.key} expires at {write.expires_at}: that is not in seconds since 1970")
         if isinstance(write, Update):
             if not write.set.keys().isdisjoint(write.add):
                 raise InputError(f"an update of {write.key} both sets a field and adds to it")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 
 from agent_core.clock import Clock
 from agent_core.errors import StoreError
-from agent_core.store.apply import Change, Row, decode, end_of, live, plan, prepare
+from agent_core.store.apply import Change, Row, bounds, decode, live, plan, prepare
 from agent_core.store.base import MAX_PAGE, Fields, Key, Page, Record, Update, Write, check_key, check_query
 
 _REMOVE = 10
@@ -40,13 +40,9 @@ class MemoryStore:
         check_query(partition, prefix, after, limit)
         await self._turn()
         sorts = self._sorts.get(partition, [])
-        end = end_of(prefix)
-        low = bisect_left(sorts, prefix)
+        first, end = bounds(prefix, after, reverse)
+        low = bisect_left(sorts, first)
         high = len(sorts) if end is None else bisect_left(sorts, end)
-        if after and reverse:
-            high = min(high, bisect_left(sorts, after))
-        elif after:
-            low = max(low, bisect_right(sorts, after))
         records: list[Record] = []
         now, size = self._clock.now(), 0
         for place in range(high - 1, low - 1, -1) if reverse else range(low, high):

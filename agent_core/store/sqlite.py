@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from agent_core.clock import Clock
 from agent_core.errors import AgentError, StoreError
-from agent_core.store.apply import Change, Prepared, Row, decode, end_of, plan, prepare
+from agent_core.store.apply import Change, Prepared, Row, bounds, decode, plan, prepare
 from agent_core.store.base import MAX_PAGE, Fields, Key, Page, Record, Update, Write, check_key, check_query
 from agent_core.store.commits import GroupCommit
 from agent_core.store.sqlite_file import is_busy, open_file, translated
@@ -33,8 +33,10 @@ _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
 _ROW = "SELECT fields, version, expires_at FROM records WHERE partition = ? AND sort = ?"
 _LIVE_ROW = """SELECT fields, version FROM records
     WHERE partition = ? AND sort = ? AND (expires_at = 0 OR expires_at > ?)"""
-_PAGE = "SELECT sort, fields, version FROM records WHERE partition = ? AND (expires_at = 0 OR expires_at > ?)"
-_PUT = "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)"
+_PAGE = """SELECT sort, fields, version FROM records
+    WHERE partition = ? AND (expires_at = 0 OR expires_at > ?) AND sort >= ?"""
+_PUT = """INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (partition, sort)
+    DO UPDATE SET fields = excluded.fields, version = excluded.version, expires_at = excluded.expires_at"""
 _DELETE = "DELETE FROM records WHERE partition = ? AND sort = ?"
 _SWEEP = """DELETE FROM records WHERE (partition, sort) IN
     (SELECT partition, sort FROM records WHERE expires_at > 0 AND expires_at <= ? LIMIT ?)"""
@@ -71,16 +73,11 @@ class SqliteStore:
     ) -> Page:
         """Records of one partition whose sort key begins with `prefix`, in order (or in reverse)."""
         check_query(partition, prefix, after, limit)
-        sql, arguments = _PAGE, [partition, self._clock.now()]
-        end = end_of(prefix)
-        for bound, value in (
-            ("sort >= ?", prefix),
-            ("sort < ?", end),
-            ("sort < ?" if reverse else "sort > ?", after),
-        ):
-            if value:
-                sql, arguments = f"{sql} AND {bound}", [*arguments, value]
-        sql += f" ORDER BY sort {'DESC' if reverse else 'ASC'} LIMIT ?"
+        low, high = bounds(prefix, after, reverse)
+        order = "DESC" if reverse else "ASC"
+        below = "" if high is None else "AND sort < ?"
+        sql = f"{_PAGE} {below} ORDER BY sort {order} LIMIT ?"
+        arguments = [partition, self._clock.now(), low, *([] if high is None else [high])]
         rows, more = await self._read(sql, (*arguments, limit + 1), limit)
         records = tuple(Record(Key(partition, sort), decode(body), version) for sort, body, version in rows)
         return Page(records, after=records[-1].key.sort if more else "")

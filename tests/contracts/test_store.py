@@ -495,6 +495,15 @@ async def test_fields_that_are_not_json_are_refused(store: Store, value: Any) ->
     assert await store.get(KEY) is None
 
 
+@pytest.mark.parametrize("expires_at", [-1, float("nan"), float("inf"), 1_750_000_000_000, 10**40])
+async def test_an_expiry_that_is_not_in_seconds_is_refused(store: Store, expires_at: float) -> None:
+    for write in (Put(KEY, {}, expires_at=expires_at), Update(KEY, expires_at=expires_at)):
+        with pytest.raises(InputError):
+            await store.write(write)
+    with pytest.raises(InputError):
+        await store.add(KEY, {"n": 1}, expires_at=expires_at)
+
+
 async def test_a_failed_write_leaves_the_store_usable(store: Store) -> None:
     await store.write(Put(KEY, {"a": 1}))
     for bad in (Put(KEY, {}, when=(Absent(),)), Update(KEY, add={"n": "x"}), Put(KEY, {"x": object()})):  # type: ignore[dict-item]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from starlette.types import ASGIApp
 
 from agent_core.agent import Agent, Responder
 from agent_core.blobs.base import Blobs
@@ -13,6 +16,7 @@ from agent_core.clock import Clock, SystemClock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.engine import Engine
+from agent_core.engine.kit import Kit
 from agent_core.errors import ConfigError
 from agent_core.loader import load_agents
 from agent_core.models.base import Model
@@ -36,6 +40,16 @@ class App:
     wire: Wire
     models: tuple[Model, ...]
     engine: Engine
+
+    def asgi(self) -> ASGIApp:
+        """The HTTP surface; the pages are at /console where the packages that render them are installed."""
+        # Imported only where HTTP is spoken: a queue's worker needs none of it.
+        from agent_core.api.asgi import build
+        from agent_core.console.asgi import Pages
+
+        pages = all(find_spec(package) for package in ("a2wsgi", "flask"))
+        mounts = [("/console", Pages(self.engine, self.settings, self.clock))] if pages else []
+        return build(self.engine, self.settings, clock=self.clock, mounts=mounts)
 
     async def close(self) -> None:
         """Wait for the runs under way, then let go of everything."""
@@ -74,15 +88,14 @@ def build_app(
         for agent in found
     }
     default = settings.default_agent if settings.default_agent in bound else found[0].name
-    engine = Engine(
-        bound,
-        default_agent=default,
+    kit = Kit(
         store=store,
         blobs=blobs,
         clock=clock,
         prices=Prices(settings.prices),
+        agents=bound,
         lease_seconds=settings.lease_seconds,
-        run_days=settings.run_days,
+        run_seconds=settings.run_days * 86_400,
     )
     return App(
         settings=settings,
@@ -91,7 +104,7 @@ def build_app(
         blobs=blobs,
         wire=wire,
         models=tuple(models.values()),
-        engine=engine,
+        engine=Engine(kit, default_agent=default),
     )
 
 

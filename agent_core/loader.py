@@ -52,9 +52,9 @@ def _agent(value: object) -> Agent | Responder | None:
     """The value, where it is an agent. Looks at it statically: some libraries' proxies fail when touched."""
     if isinstance(value, Agent):
         return value
-    if isinstance(value, type | ModuleType) or inspect.getattr_static(value, "respond", None) is None:
+    if isinstance(value, type | ModuleType) or not callable(inspect.getattr_static(value, "respond", None)):
         return None
-    return value if isinstance(value, Responder) and isinstance(value.name, str) else None
+    return value if isinstance(value, Responder) else None
 
 
 def _modules(source: str) -> Iterator[ModuleType]:

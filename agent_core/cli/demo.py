@@ -18,8 +18,11 @@ from agent_core.errors import AgentError
 EXAMPLE = "What is the capital of France?"
 
 
-async def greet(url: str, question: str, app: App) -> bool:
-    """Wait until the server is ready, ask the question (if any), say where things are. Says whether all went well."""
+async def greet(url: str, question: str, once: bool, app: App) -> bool:
+    """Wait until the server is ready, ask the question (if any), say where things are. Says whether all went well.
+
+    With `once` nobody is told where, since the server is about to go.
+    """
     access = logging.getLogger("uvicorn.access")
     access.setLevel(logging.WARNING)  # our own requests are not worth a line
     names = ", ".join(agent_label(bound) for bound in app.engine.agents.values())
@@ -33,7 +36,8 @@ async def greet(url: str, question: str, app: App) -> bool:
     except AgentError as error:
         complain(error)
         well = False
-    _where(url, question or EXAMPLE)
+    if not once:
+        _where(url, question or EXAMPLE)
     access.setLevel(logging.INFO)
     return well
 

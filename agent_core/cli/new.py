@@ -22,15 +22,15 @@ def new(
     name: Annotated[str, typer.Argument(help="The folder to make; its last part names the project.")],
 ) -> None:
     """Make an agent project that runs at once."""
-    target = Path(name)
-    title = target.resolve().name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", title):
-        raise ConfigError(f"{title!r} can't name a project: use letters, digits, - and _")
+    target = Path(name).resolve()
+    title = target.name
+    if not name or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", title):
+        raise ConfigError(f"{name!r} can't name a project: use letters, digits, - and _")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists already and is not an empty folder: take another name")
+        raise ConfigError(f"{name} exists already and is not an empty folder: take another name")
     _copy(target, title)
-    say(f"{target} is ready.", "bold green")
-    say(f"\n  cd {target}\n  sampan run          # API and chat page; sampan chat talks in the terminal")
+    say(f"{title} is ready.", "bold green")
+    say(f"\n  cd {name}\n  sampan run          # API and chat page; sampan chat talks in the terminal")
     say("\nYour agent is in agents/assistant.py.")
 
 

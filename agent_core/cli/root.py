@@ -52,6 +52,7 @@ class _Debug:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and give its exit code: 0 well, 1 it failed, 2 it was called wrongly."""
+    _Debug.on = False
     try:
         app(list(arguments))
     except SystemExit as end:

@@ -51,7 +51,7 @@ def run(
     if not settings.wire and find_spec("aiohttp"):  # less CPU per call than the one that loads quickly
         settings = msgspec.structs.replace(settings, wire="aiohttp")
     with bind(settings) as listener:
-        greeting = partial(greet, url_of(listener), question)
+        greeting = partial(greet, url_of(listener), question, once)
         if reload:
             code = serve_reloading(settings, listener, greeting)
         else:

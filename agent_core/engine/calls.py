@@ -74,7 +74,8 @@ async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolRe
                 intent = Step(number=plan.number, kind="tool", name=plan.call.name, call=plan.call)
                 attempt.journal.unsaved.append(intent)
         await attempt.journal.save()
-        attempt.check_time()
+        if not all(plan.stored for plan in planned):
+            attempt.check_time()
         steps = await asyncio.gather(*(_tool_step(attempt, plan) for plan in planned))
         results |= {plan.call.id: result for plan, result in zip(planned, steps, strict=True)}
     await attempt.journal.save()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import msgspec
 
-from agent_core.blobs.base import Blobs
-from agent_core.clock import Clock
-from agent_core.costs.pricing import Prices
 from agent_core.engine import keys
 from agent_core.engine.accept import accept, lease_of, take
 from agent_core.engine.approvals import Decision, decide
-from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
-from agent_core.engine.kit import Deliverer, Kit
+from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.reading import erase_session, read_run, recent_runs
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
@@ -25,43 +21,27 @@ from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
 from agent_core.errors import ConditionError, InputError, NotFoundError
 from agent_core.messages import Message, Principal, from_record
-from agent_core.store.base import Equals, Key, Store, Update
+from agent_core.store.base import Equals, Key, Update
 
 log = logging.getLogger("sampan.engine")
 
 POLL_SECONDS = (0.05, 0.1, 0.2, 0.5)
-DAY = 86_400.0
 
 
 class Engine:
     """Accepts messages, has them answered, and reads what is stored. One per process; all methods are async."""
 
-    def __init__(
-        self,
-        agents: Mapping[str, Bound],
-        *,
-        default_agent: str,
-        store: Store,
-        blobs: Blobs,
-        clock: Clock,
-        prices: Prices,
-        lease_seconds: float = 30.0,
-        run_days: float = 90.0,
-        deliverers: Mapping[str, Deliverer] | None = None,
-        wake: Wake | None = None,
-    ) -> None:
-        self.agents = agents
+    def __init__(self, kit: Kit, *, default_agent: str, wake: Wake | None = None) -> None:
+        self.agents = kit.agents
         self.default_agent = default_agent
-        self._feeds: dict[str, Feed] = {}
+        self._kit = kit
+        self._store = kit.store
+        self._clock = kit.clock
+        self._feeds = kit.feeds
+        self._wake: Wake = wake or self.resume
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self._attended: dict[str, set[Feed]] = {}
-        self._kit = Kit(
-            store, blobs, clock, prices, agents, self._feeds, lease_seconds, run_days * DAY, deliverers or {}
-        )
-        self._wake: Wake = wake or self.resume
-        self._store = store
-        self._clock = clock
 
     # Ways in
 
@@ -70,7 +50,8 @@ class Engine:
 
         A run that failed is returned like any other, with its `failure`; one that waits for a person or has not
         ended in time with its status. `stop_at` (seconds since 1970) is when the platform stops this process.
-        Raises what acceptance raises: KeyReusedError, RunningError, SessionBusyError, NotFoundError, InputError, StoreError.
+        Raises what acceptance raises: KeyReusedError, RunningError, SessionBusyError, NotFoundError, InputError,
+        StoreError.
         """
         run, feed = await self._begin(inbound, streaming=False, stop_at=stop_at)
         if feed is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent_core.blobs.base import Blobs
@@ -22,16 +22,21 @@ class Deliverer(Protocol):
         """Push; raises an AgentError, retryable or not, where it did not arrive. `push_id` is stable over tries."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What every worker of an engine shares."""
+    """What every worker of an engine shares.
+
+    `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
+    journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery. `feeds` are
+    those of the runs that somebody in this process follows.
+    """
 
     store: Store
     blobs: Blobs
     clock: Clock
     prices: Prices
     agents: Mapping[str, Bound]
-    feeds: dict[str, Feed]
-    lease_seconds: float
-    run_seconds: float
-    deliverers: Mapping[str, Deliverer]
+    lease_seconds: float = 30.0
+    run_seconds: float = 90 * 86_400.0
+    deliverers: dict[str, Deliverer] = field(default_factory=dict)
+    feeds: dict[str, Feed] = field(default_factory=dict)

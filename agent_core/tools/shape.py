@@ -18,7 +18,7 @@ _DROPPED = (
     "discriminator",
 )  # titles repeat names; discriminator is OpenAPI's and points at definitions
 
-INLINE_BYTES = 16_000
+INLINE_BYTES = 4_000
 """Bytes of definitions put in place; a schema that needs more keeps its definitions apart."""
 
 

@@ -37,7 +37,7 @@ class Agent:
     """
 
     name: str
-    instructions: str = "You are a helpful assistant. Answer in one or two short sentences."
+    instructions: str = "You are a helpful assistant who gives short, correct answers."
     model: str | Model = "local:smollm2"
     tools: Sequence[Tool] = ()
     plugins: Sequence[object] = ()

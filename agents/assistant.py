@@ -71,7 +71,7 @@ def value_of(node: ast.expr) -> float:
 agent = Agent(
     name="assistant",
     description="Answers questions; tells the time, calculates, counts days.",
-    instructions="You are a helpful assistant. Answer in one or two short sentences.",
+    instructions="You are a helpful assistant who gives short, correct answers.",
     model="local:smollm2",
     tools=[current_time, calculate, days_between],
 )

@@ -21,6 +21,9 @@ VERSION = "2023-06-01"
 class AnthropicModel:
     """A model behind the Messages API. `name` is provider:model, `model` the provider's name for it."""
 
+    tools = True
+    context_window = 200_000
+
     def __init__(
         self,
         name: str,
@@ -31,11 +34,8 @@ class AnthropicModel:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         *,
         clock: Clock | None = None,
-        context_window: int = 200_000,
     ) -> None:
         self.name = name
-        self.tools = True
-        self.context_window = context_window
         self._model = model
         self._caller = Caller(
             name=name,

@@ -78,7 +78,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     async def reply(self, body: dict[str, Any], read: Callable[[bytes], Reply]) -> Reply:
         """The whole reply that `read` makes of the answer's body."""
         try:
-            answer = await self.wire.send(self._request(body, "application/json"))
+            answer = await self.wire.send(self._request(body))
             if not 200 <= answer.status < 300:
                 raise failure(answer.status, answer.headers, answer.body, self.clock.now())
             return read(answer.body)
@@ -90,7 +90,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     async def stream(self, body: dict[str, Any], reader: Reader) -> AsyncIterator[Chunk]:
         """The chunks that the reader makes of the answer, the last one with the whole reply."""
         try:
-            async with self.wire.stream(self._request(body, "text/event-stream")) as answer:
+            async with self.wire.stream(self._request(body)) as answer:
                 await self._check(answer)
                 async for piece in answer.chunks:
                     for chunk in reader.feed(piece):
@@ -115,11 +115,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                 raise reported(body["error"])
             raise malformed(f"{kind} in place of an event stream")
 
-    def _request(self, body: dict[str, Any], accept: str) -> Request:
+    def _request(self, body: dict[str, Any]) -> Request:
         return Request(
             method="POST",
             url=self.url,
-            headers={"content-type": "application/json", "accept": accept, **self.headers},
+            headers={"content-type": "application/json", **self.headers},
             body=msgspec.json.encode(body),
             timeouts=self.timeouts,
         )

@@ -20,6 +20,9 @@ ENDPOINT = "https://api.openai.com/v1"
 class OpenAIModel:
     """A model behind an OpenAI-compatible endpoint. `name` is provider:model, `model` the server's name for it."""
 
+    tools = True
+    context_window = 128_000
+
     def __init__(
         self,
         name: str,
@@ -30,11 +33,8 @@ class OpenAIModel:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         *,
         clock: Clock | None = None,
-        context_window: int = 128_000,
     ) -> None:
         self.name = name
-        self.tools = True
-        self.context_window = context_window
         self._model = model
         # OpenAI's newer models refuse max_tokens, older servers know nothing else.
         self._limit_field = "max_completion_tokens" if endpoint == ENDPOINT else "max_tokens"
@@ -64,8 +64,9 @@ class OpenAIModel:
 
 def build(spec: ModelSpec, settings: Settings, wire: Wire, clock: Clock) -> Model:
     """The model of a spec, for the catalog. Raises ConfigError where OpenAI itself is meant and no key is known."""
-    key = spec.api_key or (settings.openai_api_key if not spec.endpoint else "")
-    if not key and not spec.endpoint:
+    own = spec.endpoint in ("", ENDPOINT)
+    key = spec.api_key or (settings.openai_api_key if own else "")
+    if own and not key:
         raise ConfigError(f"{spec.name} needs a key: set OPENAI_API_KEY (or MODEL_API_KEY)")
     timeouts = Timeouts(
         first_byte=settings.model_first_byte_seconds,

@@ -77,17 +77,17 @@ async def _streamed(service: Service, request: Request, inbound: Inbound) -> Eve
 async def _frames(
     first: RunEvent, events: AsyncIterator[RunEvent], request_id: str
 ) -> AsyncGenerator[bytes, None]:
-    number = first.id
+    place = first.id
     try:
         yield _frame(first)
         async for event in events:
-            number = event.id
+            place = event.id
             yield _frame(event)
     except AgentError as error:
-        yield event_frame(number + 1, "error", {"problem": problems.of_error(error, request_id)})
+        yield event_frame(place, "error", {"problem": problems.of_error(error, request_id)})
     except Exception:  # the outermost boundary of a stream: its 200 is sent, the client must still be told
         log.exception("request=<%s> | stream broke off", request_id)
-        yield event_frame(number + 1, "error", {"problem": problems.internal(request_id)})
+        yield event_frame(place, "error", {"problem": problems.internal(request_id)})
 
 
 def _frame(event: RunEvent) -> bytes:

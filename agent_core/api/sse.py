@@ -17,9 +17,9 @@ HEARTBEAT_SECONDS = 15.0
 _encode = msgspec.json.Encoder().encode
 
 
-def event_frame(number: int, name: str, data: Any) -> bytes:
+def event_frame(place: str, name: str, data: Any) -> bytes:
     """One event with an id and a name."""
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, name.encode(), _encode(data))
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (place.encode(), name.encode(), _encode(data))
 
 
 def data_frame(data: Any) -> bytes:

@@ -35,7 +35,7 @@ class Attempt:
     """One worker's attempt to answer one inbound message; `messages` grows as the work goes on.
 
     `number` is the number of the step under way, `stop_at` (seconds since 1970, 0 for never) when the worker must
-    let go at the next step.
+    let go at the next step, `fence` the number of its lease.
     """
 
     run: Run
@@ -51,6 +51,7 @@ class Attempt:
     stop_at: float = 0.0
     messages: list[Message] = field(default_factory=list)
     number: int = 0
+    fence: int = 0
     progressed: bool = False
 
     def turn(self, step: int | None = None) -> Turn:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from agent_core.engine.attempt import Attempt, Parked
+from agent_core.engine.events import call_event, result_event
 from agent_core.engine.points import point
 from agent_core.engine.runs import Question, Step
 from agent_core.errors import ToolError
@@ -150,14 +151,14 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
         attempt.meter.count(plan.stored)
         return plan.stored.result
     call, turn = plan.call, attempt.turn(plan.number)
-    attempt.feed.emit("tool_call", msgspec.to_builtins(call))
+    attempt.feed.emit(call_event(plan.number, attempt.fence, msgspec.to_builtins(call)))
     started = attempt.clock.now()
     if plan.refusal:
         result = ToolResult(call_id=call.id, name=call.name, content=plan.refusal, error=True)
     else:
         result = plan.found or await _run(attempt, call, turn)
         result = await attempt.bound.plugins.after_tool(result, turn)
-    attempt.feed.emit("tool_result", msgspec.to_builtins(result))
+    attempt.feed.emit(result_event(plan.number, attempt.fence, msgspec.to_builtins(result)))
     step = Step(
         number=plan.number,
         kind="tool",
@@ -166,6 +167,7 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
         result=result,
         started_at=started,
         finished_at=attempt.clock.now(),
+        fence=attempt.fence,
     )
     attempt.journal.unsaved.append(step)
     attempt.meter.count(step)

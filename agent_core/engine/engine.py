@@ -12,10 +12,11 @@ import msgspec
 from agent_core.engine import keys
 from agent_core.engine.accept import accept, lease_of, take
 from agent_core.engine.approvals import Decision, decide
+from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
-from agent_core.engine.reading import erase_session, read_run, recent_runs
+from agent_core.engine.reading import erase_session, read_all, read_run, recent_runs
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
@@ -80,14 +81,35 @@ class Engine:
         """
         run, feed = await self._begin(inbound, streaming=True)
         if feed is None:
-            feed = Feed()
-            feed.wanted = True
-            self._announce(feed, run)
-            if run.reply is not None:
-                feed.emit("text", {"text": run.reply.text})
-            feed.finish(run)
+            for event in retold(run):
+                yield event
+            return
         async for event in feed.follow():
             yield event
+
+    async def events(self, principal: Principal, run_id: str, *, last: str = "") -> AsyncIterator[RunEvent]:
+        """What happens to a run, after the event with the id `last`, to its end: from any process, at any time."""
+        self._own(principal, await self.run(principal, run_id))
+        feed = self._feeds.get(run_id)
+        if feed is not None and feed.wanted:
+            seen = False
+            async for event in feed.follow():
+                seen = seen or not last or position(event.id) > position(last)
+                if seen:
+                    for rest in after([event], last):
+                        last = ""
+                        yield rest
+            return
+        while True:
+            run, steps, pieces = await read_all(self._store, principal.tenant, run_id)
+            for event in after(told(run, steps, pieces), last):
+                last = event.id
+                yield event
+            if run.done or (
+                run.status == "waiting" and any(q.open_at(self._clock.now()) for q in run.questions)
+            ):
+                return
+            await self._clock.sleep(POLL_SECONDS[-1])
 
     async def _begin(
         self, inbound: Inbound, *, streaming: bool, stop_at: float = 0.0
@@ -107,21 +129,12 @@ class Engine:
         if run.replayed:
             self._feeds.pop(run.id, None)
             return run, None
-        self._announce(feed, run)
+        feed.emit(started(run))
         if accepted.lease is not None:
             self._start(run, accepted.lease, fresh=accepted.fresh, stop_at=stop_at)
         else:
             self._spawn(self._attend(run, feed))
         return run, feed
-
-    def _announce(self, feed: Feed, run: Run) -> None:
-        fields = {
-            "run_id": run.id,
-            "session_id": run.session_id,
-            "agent": run.agent,
-            "replayed": run.replayed,
-        }
-        feed.emit("run", fields)
 
     def _completed(self, inbound: Inbound) -> Inbound:
         """The inbound message with what its sender left open; raises InputError or NotFoundError."""
@@ -193,8 +206,8 @@ class Engine:
                     continue
                 stored, _ = await read_run(self._store, run.principal.tenant, run.id)
                 if stored.done or stored.status == "waiting":
-                    if stored.reply is not None:
-                        feed.emit("text", {"text": stored.reply.text})
+                    for event in retold(stored)[1:-1]:
+                        feed.emit(event)
                     feed.finish(stored)
                 elif not await self.resume(run.principal, run.session_id):
                     await self._clock.sleep(POLL_SECONDS[min(polls, len(POLL_SECONDS) - 1)])

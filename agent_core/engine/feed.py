@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
-from agent_core.engine.runs import EventType, Run, RunEvent
+from agent_core.engine.events import ended
+from agent_core.engine.runs import Run, RunEvent
 
 
 class Feed:
@@ -25,25 +25,24 @@ class Feed:
         """Whether the last event has come."""
         return self.run is not None or self.error is not None
 
-    def emit(self, kind: EventType, data: dict[str, Any] | Run) -> None:
+    def emit(self, event: RunEvent) -> None:
         """Tell all followers."""
         if self.wanted:
-            self.events.append(RunEvent(len(self.events) + 1, kind, data))
-            self._wake()
+            self.events.append(event)
+            self.nudge()
 
     def finish(self, run: Run) -> None:
         """The run is over, or waits for a person; the last event carries it."""
-        kind: EventType = (
-            "reply" if run.status == "succeeded" else "waiting" if run.status == "waiting" else "error"
-        )
-        self.emit(kind, run)
+        last = ended(run, run.steps)
+        if last is not None:
+            self.emit(last)
         self.run = run
-        self._wake()
+        self.nudge()
 
     def fail(self, error: BaseException) -> None:
         """This process can't go on with the run; followers get the error."""
         self.error = error
-        self._wake()
+        self.nudge()
 
     async def finished(self) -> Run:
         """The run at its end; raises what `fail` was given."""
@@ -54,22 +53,18 @@ class Feed:
         assert self.run is not None
         return self.run
 
-    async def follow(self, after: int = 0) -> AsyncIterator[RunEvent]:
-        """All events after the given one, as they come."""
-        position = after
+    async def follow(self) -> AsyncIterator[RunEvent]:
+        """All events from the first, as they come."""
+        told = 0
         while True:
-            while position < len(self.events):
-                position += 1
-                yield self.events[position - 1]
+            while told < len(self.events):
+                told += 1
+                yield self.events[told - 1]
             if self.error is not None:
                 raise self.error
             if self.run is not None:
                 return
             await self.change()
-
-    def nudge(self) -> None:
-        """Have whoever waits look again."""
-        self._wake()
 
     async def change(self) -> None:
         """Wait for the next event, end or nudge."""
@@ -77,7 +72,8 @@ class Feed:
         self._waiting.append(future)
         await future
 
-    def _wake(self) -> None:
+    def nudge(self) -> None:
+        """Have whoever waits look again."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from agent_core.clock import Clock
 from agent_core.engine import keys
+from agent_core.engine.events import Piece
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.runs import Run, Step
@@ -76,3 +77,9 @@ class Journal:
         point("after journal")
         self._stored.update({step.number: step for step in self.unsaved})
         self.unsaved.clear()
+
+    async def save_piece(self, step: int, fence: int, at: int, text: str) -> None:
+        """Store a piece of a text that is still streaming, for those who read it in another process."""
+        piece = Piece(step=step, fence=fence, at=at, text=text)
+        key = keys.piece(self._partition, step, fence, at)
+        await self._store.write(Put(key, to_record(piece), expires_at=self._expires_at))

@@ -6,6 +6,7 @@
     <tenant>/sessions/<user>            <made>            the list of a user's sessions
     <tenant>/run/<run>                  run               the run
                                         step/<number>     its journal
+                                        piece/<step>/<fence>/<at>   text that is still streaming
     <tenant>/ledger/<day>               <time>/<run>      what each run cost
     <tenant>/dead                       <run>             runs given up, with their reason and message
     due                                 <time>/<tenant>/<run>   what the sweeper looks after
@@ -28,6 +29,7 @@ PENDING = "pending/"
 MESSAGE = "message/"
 RUN = "run"
 STEP = "step/"
+PIECE = "piece/"
 DUE = "due"
 PUSH = "push"
 
@@ -67,6 +69,11 @@ def message(partition: str, seq: int) -> Key:
 def step(partition: str, number: int) -> Key:
     """A step by its number in the run."""
     return Key(partition, f"{STEP}{number:06d}")
+
+
+def piece(partition: str, step: int, fence: int, at: int) -> Key:
+    """A piece of a streaming text by where it begins."""
+    return Key(partition, f"{PIECE}{step:06d}/{fence:09d}/{at:09d}")
 
 
 def day(at: float) -> str:

@@ -10,8 +10,10 @@ from agent_core.agent import Responder
 from agent_core.engine import window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.calls import tool_steps
+from agent_core.engine.events import event_id, text_event
+from agent_core.engine.pieces import Pieces
 from agent_core.engine.points import point
-from agent_core.engine.runs import Step
+from agent_core.engine.runs import RunEvent, Step
 from agent_core.errors import ModelMalformedError, ModelRefusedError
 from agent_core.messages import Chunk, Finish, Message, Prompt, Reply, ToolCall
 from agent_core.plugins.base import Stop
@@ -56,7 +58,7 @@ def _split(attempt: Attempt, calls: Sequence[ToolCall]) -> tuple[list[ToolCall],
 async def _answered(attempt: Attempt, reply: Reply) -> Finish:
     message = await attempt.bound.plugins.on_reply(reply.message, attempt.turn())
     if attempt.holds_back and message.text:
-        attempt.feed.emit("text", {"text": message.text})
+        attempt.feed.emit(text_event(attempt.number, attempt.fence, len(message.text), message.text))
     attempt.messages.append(attempt.dated(message))
     return reply.finish
 
@@ -66,8 +68,9 @@ async def _model_step(attempt: Attempt) -> Reply:
     stored = attempt.journal.stored(attempt.number)
     if stored is not None and stored.reply is not None:
         attempt.meter.count(stored)
-        if stored.reply.message.text and not attempt.holds_back:
-            attempt.feed.emit("text", {"text": stored.reply.message.text})
+        text = stored.reply.message.text
+        if text and not attempt.holds_back:
+            attempt.feed.emit(text_event(stored.number, stored.fence, len(text), text))
         return stored.reply
     started = attempt.clock.now()
     attempt.meter.check(started)
@@ -86,6 +89,7 @@ async def _model_step(attempt: Attempt) -> Reply:
         cost=attempt.prices.cost(answered_by, reply.usage, started),
         started_at=started,
         finished_at=attempt.clock.now(),
+        fence=attempt.fence,
     )
     attempt.journal.unsaved.append(step)
     attempt.meter.count(step)
@@ -110,13 +114,16 @@ async def _respond(attempt: Attempt) -> Reply:
 async def _collect(attempt: Attempt, chunks: AsyncIterator[Chunk]) -> Reply:
     reply = None
     show = attempt.feed.wanted and not attempt.holds_back
+    pieces = Pieces(attempt.journal, attempt.clock, attempt.number, attempt.fence)
     async for chunk in chunks:
         if chunk.reply is not None:
             reply = chunk.reply
         elif show and chunk.text:
-            attempt.feed.emit("text", {"text": chunk.text})
+            attempt.feed.emit(text_event(attempt.number, attempt.fence, pieces.add(chunk.text), chunk.text))
+            await pieces.save_now_and_then()
         elif show and chunk.reasoning:
-            attempt.feed.emit("reasoning", {"text": chunk.reasoning})
+            place = event_id(attempt.number, attempt.fence, pieces.length)
+            attempt.feed.emit(RunEvent(place, "reasoning", {"text": chunk.reasoning}))
     if reply is None:
         raise ModelMalformedError("the stream ended without a reply")
     return reply

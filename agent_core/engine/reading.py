@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent_core.clock import Clock
 from agent_core.costs.ledger import Ledger
 from agent_core.engine import keys
+from agent_core.engine.events import Piece
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.runs import Head, Pending, Run, Step
@@ -17,8 +18,15 @@ DAY = 86_400.0
 
 async def read_run(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[Step, ...]]:
     """A run and its journal by one query; raises NotFoundError."""
+    run, steps, _ = await read_all(store, tenant, run_id)
+    return run, steps
+
+
+async def read_all(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[Step, ...], list[Piece]]:
+    """A run, its journal and the pieces of a text that streams, by one query; raises NotFoundError."""
     run: Run | None = None
     steps: list[Step] = []
+    pieces: list[Piece] = []
     after = ""
     while True:
         page = await store.query(keys.run(tenant, run_id), after=after, limit=1000)
@@ -27,12 +35,14 @@ async def read_run(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[S
                 run = from_record(Run, record.fields)
             elif record.key.sort.startswith(keys.STEP):
                 steps.append(from_record(Step, record.fields))
+            elif record.key.sort.startswith(keys.PIECE):
+                pieces.append(from_record(Piece, record.fields))
         after = page.after
         if not after:
             break
     if run is None:
         raise NotFoundError(f"there is no run {run_id}")
-    return run, tuple(steps)
+    return run, tuple(steps), pieces
 
 
 async def recent_runs(

@@ -55,7 +55,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known.
 
-    A tool's step without a `result` is an intent: the tool may have run, or not.
+    A tool's step without a `result` is an intent: the tool may have run, or not. `fence` is that of the attempt that
+    did it.
     """
 
     number: int
@@ -68,6 +69,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: int | None = 0
     started_at: float = 0.0
     finished_at: float = 0.0
+    fence: int = 0
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -130,18 +132,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.status in ("succeeded", "failed", "cancelled")
 
 
-EventType = Literal["run", "text", "reasoning", "tool_call", "tool_result", "waiting", "reply", "error"]
+EventType = Literal[
+    "run", "text", "reasoning", "tool_call", "tool_result", "restart", "waiting", "reply", "error"
+]
 
 
 class RunEvent(msgspec.Struct, frozen=True):
-    """What a client that watches a run is told, numbered from 1 within the run.
+    """What a client that watches a run is told. The id says where in the run it stands (see events.py).
 
     run: {run_id, session_id, agent, replayed}; text, reasoning: {text}; tool_call: a ToolCall;
-    tool_result: a ToolResult; waiting: the Run that waits for a person; reply: the Run at its end;
-    error: the Run that failed.
+    tool_result: a ToolResult; restart: {step}, what was told of that step's text no longer counts;
+    waiting: the Run that waits for a person; reply: the Run at its end; error: the Run that failed.
     """
 
-    id: int
+    id: str
     type: EventType
     data: dict[str, Any] | Run
 

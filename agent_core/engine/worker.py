@@ -134,6 +134,7 @@ class Worker:
             prices=kit.prices,
             meter=Meter(bound.limits if bound else Limits(), _began(run)),
             stop_at=self._stop_at,
+            fence=self._lease.fence,
         )
         try:
             messages, ended = await self._performed(attempt, gone=bound is None)

@@ -127,7 +127,7 @@ def gate() -> Gate:
 class Event:
     """One server-sent event."""
 
-    id: int
+    id: str
     type: str
     data: Any
 
@@ -138,9 +138,7 @@ def parse_events(text: str) -> list[Event]:
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if fields:
-            events.append(
-                Event(int(fields.get("id", 0)), fields.get("event", ""), json.loads(fields["data"]))
-            )
+            events.append(Event(fields.get("id", ""), fields.get("event", ""), json.loads(fields["data"])))
     return events
 
 

@@ -27,7 +27,7 @@ async def test_a_stream_tells_the_run_its_text_and_its_end(house: House, events:
     assert answer.headers["cache-control"] == "no-cache, no-transform"
     assert answer.headers["x-accel-buffering"] == "no"
     seen = events(answer.text)
-    assert [event.id for event in seen] == list(range(1, len(seen) + 1))
+    assert len({event.id for event in seen}) == len(seen)
     assert seen[0].type == "run"
     assert seen[0].data.keys() == {"run_id", "session_id", "agent", "replayed"}
     assert "".join(event.data["text"] for event in seen if event.type == "text") == "one two three four"

@@ -17,7 +17,7 @@ from typing import Any
 from weakref import WeakSet
 
 from agent_core.clock import Clock
-from agent_core.errors import AgentError, StoreError
+from agent_core.errors import AgentError, StoreBusyError, StoreError
 from agent_core.store.apply import Change, Prepared, Row, bounds, decode, plan, prepare
 from agent_core.store.base import MAX_PAGE, Fields, Key, Page, Record, Update, Write, check_key, check_query
 from agent_core.store.commits import GroupCommit
@@ -29,6 +29,9 @@ _SWEEP_ROWS = 100
 
 _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
 """Seconds between tries of a read that found the file locked, which is rare and short: a recovery after a crash."""
+
+_OPEN_SECONDS = 0.02
+"""Seconds that a reading connection waits for a lock: little, for it may wait on the event loop."""
 
 _ROW = "SELECT fields, version, expires_at FROM records WHERE partition = ? AND sort = ?"
 _LIVE_ROW = """SELECT fields, version FROM records
@@ -99,26 +102,40 @@ class SqliteStore:
             self._let_go()
 
     async def _read(self, sql: str, arguments: Sequence[Any], limit: int) -> tuple[list[Any], bool]:
-        for pause in (*_PAUSES, None):
-            if self._closed:
-                raise StoreError("the store is closed")
+        for pause in _PAUSES:
             try:
                 if self._reader is None:
-                    await self._commits.do([])  # the writer makes the file and its tables
-                return self._select(sql, arguments, limit)
-            except sqlite3.Error as error:
-                if pause is None or not is_busy(error):
+                    await asyncio.to_thread(self._open_reader)
+                found = self._select(sql, arguments, limit)
+            except (sqlite3.Error, OSError) as error:
+                if not is_busy(error):
                     self._drop_reader()
                     raise translated(error, self._path) from error
+            else:
+                if found is not None:
+                    return found
             await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+        raise StoreBusyError(f"{self._path} is locked by another process")
 
-    def _select(self, sql: str, arguments: Sequence[Any], limit: int) -> tuple[list[Any], bool]:
+    def _open_reader(self) -> None:
+        if self._closed:
+            return
+        opened: sqlite3.Connection | None = open_file(self._path, _OPEN_SECONDS)
+        with self._reading:
+            if self._reader is None and not self._closed:
+                self._reader, opened = opened, None
+        if opened is not None:
+            opened.close()
+
+    def _select(self, sql: str, arguments: Sequence[Any], limit: int) -> tuple[list[Any], bool] | None:
+        """The rows and whether there are more; None where the connection was let go of since: a fault, or a fork."""
         rows: list[Any] = []
         size = 0
         with self._reading:
+            if self._closed:
+                raise StoreError("the store is closed")
             if self._reader is None:
-                self._reader = open_file(self._path, 0.0)
+                return None
             cursor = self._reader.execute(sql, arguments)
             for row in cursor:
                 if len(rows) == limit or size >= MAX_PAGE:

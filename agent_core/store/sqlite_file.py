@@ -73,7 +73,7 @@ def _schema(connection: sqlite3.Connection, path: Path) -> int:
     return int(version)
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: sqlite3.Error | OSError) -> bool:
     """Whether another connection holds the lock."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -87,6 +87,6 @@ def translated(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     return StoreError(f"{path}: {error.strerror or error}")
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: sqlite3.Error | OSError) -> int:
     # The low byte is the primary code. Errors of the module itself, such as a closed connection, have none.
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,7 +50,9 @@ def build(
     for operation in OPERATIONS:
         table.setdefault(operation.path, {})[operation.method] = operation.handler
     routes: list[BaseRoute] = [Route(path, Resource(service, methods)) for path, methods in table.items()]
-    routes += [Mount(path, app) for path, app in mounts]
+    for path, app in mounts:
+        # A mount begins behind its slash. Relative, so that a prefix which a gateway took away does not matter.
+        routes += [Route(path, RedirectResponse(f"{path.rpartition('/')[2]}/", 308)), Mount(path, app)]
     return Boundary(Router(routes, redirect_slashes=False, default=_no_such_path), service)
 
 

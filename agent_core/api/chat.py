@@ -85,7 +85,7 @@ def _known(service: Service, model: str) -> None:
 
 def _inbound(service: Service, request: Request, asked: ChatRequest) -> Inbound:
     metadata = dict(asked.metadata or {})
-    session_id = _session_id(request.headers.get(SESSION_HEADER) or metadata.pop("session_id", ""))
+    session_id = _session_id(request.headers.get(SESSION_HEADER), metadata.pop("session_id", ""))
     messages = read_messages(asked, service.settings.data_class)
     key = idempotency_key(request.headers)
     choice = "required" if isinstance(asked.tool_choice, NamedTool) else asked.tool_choice or "auto"
@@ -101,18 +101,19 @@ def _inbound(service: Service, request: Request, asked: ChatRequest) -> Inbound:
         tools=read_tools(asked),
         tool_choice=choice,
         output_schema=read_output_schema(asked),
-        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        max_tokens=int(asked.max_completion_tokens or asked.max_tokens or 0) or None,
         temperature=asked.temperature,
     )
 
 
-def _session_id(text: str) -> str:
-    if not text:
+def _session_id(header: str | None, metadata: str) -> str:
+    if header is None and not metadata:
         return ""
     try:
-        return msgspec.convert(text, SessionId)
+        return msgspec.convert(metadata if header is None else header, SessionId)
     except msgspec.ValidationError as error:
-        raise InputError(f"session id: {error}", field="$.metadata.session_id") from None
+        field = "$.metadata.session_id" if header is None else SESSION_HEADER
+        raise InputError(f"the session's id can't be used: {error}", field=field) from None
 
 
 def _headers(run_id: str, session_id: str, *, replayed: bool) -> dict[str, str]:

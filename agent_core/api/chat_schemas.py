@@ -18,7 +18,10 @@ FileUrl = Annotated[
     str, Meta(extra_json_schema={"pattern": rf"^data:[a-z0-9.+-]+/[a-z0-9.+-]+;base64,{BASE64}$"})
 ]
 FunctionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
+# JSON knows no integers: 1.0 is as good as 1, and some clients send it.
+Tokens = Annotated[float, Meta(ge=1, le=10_000_000, multiple_of=1)]
+One = Annotated[float, Meta(ge=1, le=1)]
+Zero = Annotated[float, Meta(ge=0, le=0)]
 
 
 class TextContent(msgspec.Struct, frozen=True, tag="text", tag_field="type"):
@@ -176,10 +179,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         | None
     ) = None
     # What follows can only be left as it is.
-    n: Literal[1] | None = None
+    n: One | None = None
     stop: Annotated[list[str], Meta(max_length=0)] | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: Zero | None = None
     logit_bias: Annotated[dict[str, float], Meta(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
     audio: None = None

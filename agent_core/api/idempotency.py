@@ -13,8 +13,8 @@ from agent_core.errors import MalformedError
 MAX_KEY = 255
 
 # A structured-field string (RFC 9651 section 3.3.3), or the bare form that many clients send.
-_QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
-_BARE = re.compile(r"[!#-\x5b\x5d-~]+")
+PATTERN = rf"^(\"([ !#-\[\]-~]|\\[\"\\]){{1,{MAX_KEY}}}\"|[!#-\[\]-~]{{1,{MAX_KEY}}})$"
+_KEY = re.compile(PATTERN)
 
 
 def idempotency_key(headers: Headers) -> str:
@@ -22,15 +22,13 @@ def idempotency_key(headers: Headers) -> str:
     values = headers.getlist("idempotency-key")
     if not values:
         return ""
-    text = values[0].strip()
-    quoted = _QUOTED.fullmatch(text)
-    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text if _BARE.fullmatch(text) else ""
-    if len(values) > 1 or not 1 <= len(key) <= MAX_KEY:
+    text = values[0].strip(" \t")
+    if len(values) > 1 or not _KEY.fullmatch(text):
         raise MalformedError(
             f"Idempotency-Key must be sent once, as 1 to {MAX_KEY} printable ASCII characters,"
             ' best in quotes: "8e03978e"'
         )
-    return key
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text[0] == '"' else text
 
 
 def fingerprint(path: str, request: object) -> str:

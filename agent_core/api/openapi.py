@@ -8,17 +8,18 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from agent_core.api.chat import RUN_HEADER, SESSION_HEADER
 from agent_core.api.chat_schemas import OpenAIError
 from agent_core.api.documents import OPENAPI as FILE
-from agent_core.api.idempotency import MAX_KEY
+from agent_core.api.idempotency import MAX_KEY, PATTERN
 from agent_core.api.problems import OPENAI_PATHS, PROBLEM_JSON
 from agent_core.api.routes import OPERATIONS, Operation
 from agent_core.api.schemas import Problem
+from agent_core.engine.runs import EventType
 
 VERSION = "1.0.0"
 """Of the HTTP surface: the first number grows when clients must change."""
@@ -125,7 +126,7 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
             _header(
                 "Idempotency-Key",
                 "Names this message, so that sending it again gives the first answer.",
-                {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[A-Za-z0-9._:-]+$"},
+                {"type": "string", "pattern": PATTERN},
             )
         )
     if operation.path.startswith(OPENAI_PATHS) and operation.body is not None:
@@ -168,8 +169,25 @@ def _reply(operation: Operation, status: int, kind: type[msgspec.Struct] | None)
     if kind is not None:
         reply["content"] = {"application/json": {"schema": _reference(kind)}}
     if operation.events and status == 200:
-        reply["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        reply["content"]["text/event-stream"] = {"schema": _event(operation)}
+    if operation.leads_to and status == 200:
+        reply["links"] = {
+            target: {"operationId": target, "parameters": {parameter: f"$response.body#{pointer}"}}
+            for target, parameter, pointer in operation.leads_to
+        }
     return reply
+
+
+def _event(operation: Operation) -> dict[str, Any]:
+    """One server-sent event."""
+    data = {"type": "string", "contentMediaType": "application/json"}
+    if operation.path.startswith(OPENAI_PATHS):
+        return {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    return {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "event": {"enum": [*get_args(EventType)]}, "data": data},
+        "required": ["id", "event", "data"],
+    }
 
 
 def _headers(*names: str) -> dict[str, Any]:

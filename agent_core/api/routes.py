@@ -19,7 +19,8 @@ class Operation:
 
     `query` and `body` are what it reads, `replies` what it gives by status (None for no content), `problems` which
     error statuses it may answer with besides those that any request can get. `events` says that it can stream,
-    `hidden` that the OpenAPI document leaves it out.
+    `hidden` that the OpenAPI document leaves it out. `leads_to` names operations that the answer helps to call, with
+    the parameter and where in the answer its value is.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Operation:
     events: bool = False
     example: dict[str, Any] | None = None
     hidden: bool = False
+    leads_to: tuple[tuple[str, str, str], ...] = ()
 
 
 RUN_FAILURES = (404, 409, 422, 500, 502, 503, 504)
@@ -49,6 +51,12 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Send a message to an agent and get its answer, whole or as server-sent events.",
         tag="agent",
         body=shape.AgentRequest,
+        leads_to=(
+            ("getRun", "run_id", "/run_id"),
+            ("cancelRun", "run_id", "/run_id"),
+            ("getSession", "session_id", "/session_id"),
+            ("eraseSession", "session_id", "/session_id"),
+        ),
         example={"message": "What is the capital of France?", "session_id": "travel-1"},
         replies={200: shape.RunView, 202: shape.RunView},
         problems=RUN_FAILURES,
@@ -64,6 +72,7 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="runs",
         query=shape.RunsQuery,
         replies={200: shape.RunList},
+        leads_to=(("getRun", "run_id", "/runs/0/run_id"),),
         problems=(404, 422),
     ),
     Operation(
@@ -95,6 +104,7 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="sessions",
         query=shape.RunsQuery,
         replies={200: shape.SessionList},
+        leads_to=(("getSession", "session_id", "/sessions/0/session_id"),),
         problems=(404, 422),
     ),
     Operation(
@@ -143,6 +153,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="All agents, as OpenAI lists models.",
         tag="openai",
         replies={200: openai.ModelList},
+        leads_to=(("getModel", "model", "/data/0/id"),),
     ),
     Operation(
         method="GET",

@@ -1,0 +1,68 @@
+"""Schemathesis reads the OpenAPI document and looks for requests whose answers it does not allow."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+
+from agent_core import Agent, Settings, build_app
+from agent_core.api import openapi
+from agent_core.api.asgi import build
+from agent_core.api.idempotency import PATTERN
+from agent_core.models.scripted import ScriptedModel
+
+BOUNDS = settings(
+    max_examples=30,
+    stateful_step_count=6,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+KEY = "Idempotency-Key"
+
+
+def app() -> Any:
+    """An app whose agent has enough to say. Nothing connects when it is made."""
+    agent = Agent(name="assistant", model=ScriptedModel(["Fine."] * 50_000))
+    built = build_app(Settings(store="memory"), agents=[agent])
+    return build(built.engine, built.settings, clock=built.clock)
+
+
+schema = schemathesis.openapi.from_dict(openapi.document())
+schema.app = app()
+fresh = itertools.count()
+
+
+def make_sense(case: schemathesis.Case) -> None:
+    """Mend what is wrong with a request for a reason that no schema can tell."""
+    if case.headers and re.fullmatch(PATTERN, str(case.headers.get(KEY, ""))):
+        case.headers[KEY] = f"key-{next(fresh)}"  # two requests under one key
+    if case.meta and case.meta.generation.mode.is_positive and isinstance(case.body, dict):
+        choice = case.body.get("tool_choice")
+        if isinstance(choice, dict):  # a tool chosen that is not there
+            case.body["tools"] = [{"type": "function", "function": choice["function"]}]
+
+
+@schema.parametrize()
+@BOUNDS
+def test_every_answer_is_one_that_the_document_allows(case: schemathesis.Case) -> None:
+    """All checks: no server error; statuses, types, headers, bodies as declared; wrong input refused, right taken."""
+    make_sense(case)
+    case.call_and_validate()
+
+
+class Workflow(schema.as_state_machine()):
+    """Requests that follow from each other: a run or a session that an answer named is read, cancelled, erased."""
+
+    def before_call(self, case: schemathesis.Case) -> None:
+        make_sense(case)
+
+
+TestWorkflow = Workflow.TestCase
+TestWorkflow.settings = BOUNDS

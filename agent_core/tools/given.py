@@ -51,7 +51,11 @@ def read_schema(schema: Any) -> Validator:
     """A validator for the schema. Raises ConfigError, with the place, where the schema is unsound or not covered."""
     places: dict[str, Any] = {}
     _collect(schema, "#", places)
-    anchors = {f"#{part['$anchor']}": part for part in places.values() if isinstance(part, dict) and "$anchor" in part}
+    anchors = {
+        f"#{part['$anchor']}": part
+        for part in places.values()
+        if isinstance(part, dict) and "$anchor" in part
+    }
     references: dict[str, Any] = {}
     waiting = list(places)
     while waiting:
@@ -83,7 +87,10 @@ def _collect(schema: Any, place: str, places: dict[str, Any]) -> None:
     for keyword, sound in _SOUND.items():
         if keyword in schema and not sound(schema[keyword]):
             raise ConfigError(f"{place}/{keyword} can't be {_short(schema[keyword])}")
-    for pattern in (*schema.get("patternProperties", {}), *([schema["pattern"]] if "pattern" in schema else ())):
+    for pattern in (
+        *schema.get("patternProperties", {}),
+        *([schema["pattern"]] if "pattern" in schema else ()),
+    ):
         compiled(pattern)
     for step, part in subschemas(schema):
         _collect(part, place + step, places)
@@ -94,7 +101,9 @@ def _resolved(
 ) -> dict[str, Any] | bool:
     """What the reference means within this document."""
     if not isinstance(reference, str) or not reference.startswith("#"):
-        raise ConfigError(f"{place}/$ref: {_short(reference)} is outside of this schema, which is not supported")
+        raise ConfigError(
+            f"{place}/$ref: {_short(reference)} is outside of this schema, which is not supported"
+        )
     found = places.get(unquote(reference), anchors.get(reference))
     if found is None:
         # A pointer to a place where no keyword puts a schema; what stands there has to be sound like the rest.
@@ -132,7 +141,9 @@ def _names(value: Any) -> bool:
 
 
 def _types(value: Any) -> bool:
-    return isinstance(value, str) and value in TYPES or (_names(value) and bool(value) and set(value) <= TYPES)
+    return (
+        isinstance(value, str) and value in TYPES or (_names(value) and bool(value) and set(value) <= TYPES)
+    )
 
 
 def _number(value: Any) -> bool:

@@ -66,7 +66,9 @@ def media_type(data: bytes) -> str:
 
 def _json(value: Any) -> str:
     try:
-        return msgspec.json.encode(value, enc_hook=_plain).decode()
+        text = msgspec.json.encode(value, enc_hook=_plain).decode()
+        # A date, an id or what only str() can show: words, not a quotation.
+        return str(msgspec.json.decode(text)) if text.startswith('"') else text
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
         return _str(value)
 

@@ -74,7 +74,9 @@ class Validator:
         found: list[Problem] = []
         return found, self._check(schema, value, path, found)
 
-    def _in_place(self, schema: dict[str, Any], value: Any, path: Path, found: list[Problem], seen: _Seen) -> None:
+    def _in_place(
+        self, schema: dict[str, Any], value: Any, path: Path, found: list[Problem], seen: _Seen
+    ) -> None:
         """Subschemas that look at the value itself."""
         if "$ref" in schema:
             seen.add(self._check(self._references[schema["$ref"]], value, path, found))
@@ -106,7 +108,9 @@ class Validator:
             seen.add(looked)
         if not fitting:
             # The alternative that was nearest, the one that got deepest into the value, tells most.
-            nearest = max((wrong for wrong, _ in tried), key=lambda wrong: max(len(one.path) for one in wrong))
+            nearest = max(
+                (wrong for wrong, _ in tried), key=lambda wrong: max(len(one.path) for one in wrong)
+            )
             if len(tried) > 1 and max(len(one.path) for one in nearest) == len(path):
                 found.append(Problem(path, "it fits none of the alternatives", schema))
             else:
@@ -163,7 +167,9 @@ class Validator:
             else:
                 self._check(schema[keyword], value[name], (*path, name), found)
 
-    def _array(self, schema: dict[str, Any], value: list[Any], path: Path, found: list[Problem], seen: _Seen) -> None:
+    def _array(
+        self, schema: dict[str, Any], value: list[Any], path: Path, found: list[Problem], seen: _Seen
+    ) -> None:
         first = schema.get("prefixItems", ())
         for index, (part, item) in enumerate(zip(first, value, strict=False)):
             self._check(part, item, (*path, index), found)
@@ -189,7 +195,12 @@ def compiled(pattern: str) -> re.Pattern[str]:
     """The pattern (ECMA-262) in Python's terms; raises ConfigError where Python has none for it."""
     # In ECMA-262, `$` is the very end, never before a last newline. Unicode classes are the common ones alone.
     text = re.sub(r"(\\.)|\$(?=\)|\||$)", lambda match: match[1] or r"\Z", pattern, flags=re.DOTALL)
-    for ours, theirs in ((r"\p{Letter}", r"[^\W\d_]"), (r"\p{L}", r"[^\W\d_]"), (r"\p{N}", r"\d"), (r"\/", "/")):
+    for ours, theirs in (
+        (r"\p{Letter}", r"[^\W\d_]"),
+        (r"\p{L}", r"[^\W\d_]"),
+        (r"\p{N}", r"\d"),
+        (r"\/", "/"),
+    ):
         text = text.replace(ours, theirs)
     try:
         return re.compile(text)
@@ -205,7 +216,9 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and one == other if not (_number(one) and _number(other)) else one == other
+    return (
+        type(one) is type(other) and one == other if not (_number(one) and _number(other)) else one == other
+    )
 
 
 def _number(value: Any) -> bool:
@@ -257,7 +270,9 @@ def _sized(kind: type, words: str, sign: int) -> Callable[[Any, Any], str]:
 
 _ASSERTIONS: dict[str, Callable[[Any, Any], str]] = {
     "type": _type,
-    "enum": lambda allowed, value: "" if any(same(value, one) for one in allowed) else "is not among what is allowed",
+    "enum": lambda allowed, value: (
+        "" if any(same(value, one) for one in allowed) else "is not among what is allowed"
+    ),
     "const": lambda wanted, value: "" if same(value, wanted) else "is not the one value that is allowed",
     "multipleOf": _numbers(_multiple),
     "maximum": _numbers(lambda limit, value: "" if value <= limit else f"must be at most {limit}"),

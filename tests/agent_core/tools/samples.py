@@ -7,11 +7,11 @@ import enum
 import uuid
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, Union
 
 from annotated_types import Len
 from pydantic import AnyUrl, BaseModel, Field, PositiveInt, StringConstraints
-from typing_extensions import NotRequired, TypedDict  # Python 3.11's own is not enough for pydantic
+from typing_extensions import TypedDict  # Python 3.11's own is not enough for pydantic
 
 from agent_core.messages import Turn
 from agent_core.tools.base import Tool, tool
@@ -100,7 +100,7 @@ def choices(
     one: Literal["only"] = "only",
     either: int | str = 0,
     old: Optional[str] = None,  # noqa: UP045 - what users write
-    older: Union[int, None] = None,  # noqa: UP007, UP045
+    older: Union[int, None] = None,  # noqa: UP007
 ) -> str:
     """Choices."""
     return f"{colour!r} {level!r} {unit} {one} {either!r} {old!r} {older!r}"
@@ -169,7 +169,9 @@ def described(
 
 
 @tool
-def awkward(schema: str, copy: str, model_config: str, self_: str = "", model_dump: int = 0, _x: int = 1) -> str:
+def awkward(
+    schema: str, copy: str, model_config: str, self_: str = "", model_dump: int = 0, _x: int = 1
+) -> str:
     """Names that pydantic keeps for itself."""
     return f"{schema} {copy} {model_config} {model_dump} {_x}"
 

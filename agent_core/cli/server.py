@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from uvicorn.supervisors import ChangeReload
 
 from agent_core.app import App, build_app
 from agent_core.cli.screen import complain, say
+from agent_core.cli.shutdown import shut
 from agent_core.errors import AgentError
 from agent_core.settings import Settings
 
@@ -27,24 +27,56 @@ Greeting = Callable[[App], Awaitable[bool]]
 """What is done once the server listens; says whether it went well."""
 
 
+class Server(uvicorn.Server):
+    """uvicorn, but a signal ends it in peace (uvicorn would raise it once more), and tells who waits."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT or SIGTERM: stop; the second one does not wait for requests under way."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self.stopping.set()
+
+
 def serve(settings: Settings, listener: socket.socket, greet: Greeting, *, once: bool = False) -> int:
     """Serve until SIGINT or SIGTERM, or with `once` until the greeting is over. Gives the exit code."""
     _log_to_stderr(settings)
     app = build_app(settings)
-    config = _config(settings, app)
-    server = uvicorn.Server(config)
+    config = uvicorn.Config(
+        app.asgi(),
+        log_config=None,
+        lifespan="off",  # the app is closed here, and not waited for for ever
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+    )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(_serving(app, config, listener, greet, once=once))
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        server.should_exit = True
 
-    # uvicorn raises the signal that stopped it once more when it is done; with this it finds nobody to kill.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+async def _serving(
+    app: App, config: uvicorn.Config, listener: socket.socket, greet: Greeting, *, once: bool
+) -> int:
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    greeting = asyncio.ensure_future(greet(app))
+    stopping = asyncio.create_task(server.stopping.wait())
+    well = not once
     try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            return runner.run(_serving(app, server, listener, greet, once=once))
+        await asyncio.wait({serving, greeting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if greeting.done():
+            well = greeting.result() or well
+        server.should_exit = server.should_exit or once
+        await serving
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for task in (greeting, stopping):
+            task.cancel()
+        await asyncio.wait({greeting, stopping})
+        await shut(app, 0.1 if server.force_exit else GRACE_SECONDS)
+    return 0 if well else 1
 
 
 def serve_reloading(settings: Settings, listener: socket.socket, greet: Greeting) -> int:
@@ -67,35 +99,6 @@ def _reloaded(settings: Settings, greet: Greeting, sockets: list[socket.socket] 
     except AgentError as error:
         complain(error)
         sys.exit(1)
-
-
-def _config(settings: Settings, app: App) -> uvicorn.Config:
-    return uvicorn.Config(
-        app.asgi(),
-        log_config=None,
-        lifespan="on",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        h11_max_incomplete_event_size=settings.max_header_bytes,
-    )
-
-
-async def _serving(
-    app: App, server: uvicorn.Server, listener: socket.socket, greet: Greeting, *, once: bool
-) -> int:
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    greeting = asyncio.ensure_future(greet(app))
-    try:
-        await asyncio.wait({serving, greeting}, return_when=asyncio.FIRST_COMPLETED)
-        if once:
-            server.should_exit = True
-        await serving
-        if not greeting.done():
-            greeting.cancel()
-            await asyncio.wait({greeting})
-        return 0 if greeting.cancelled() or greeting.result() or not once else 1
-    finally:
-        await app.close()
 
 
 def _log_to_stderr(settings: Settings) -> None:

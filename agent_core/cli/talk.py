@@ -14,6 +14,7 @@ from agent_core.api.runs import run_view
 from agent_core.api.schemas import Problem, RunView
 from agent_core.app import App, build_app
 from agent_core.cli.client import call, connect, error_of, refusal, unreachable
+from agent_core.cli.shutdown import shut
 from agent_core.clock import Clock, SystemClock
 from agent_core.engine.bound import Bound
 from agent_core.engine.runs import Inbound, Run
@@ -21,6 +22,9 @@ from agent_core.errors import CutError, NotFoundError
 from agent_core.messages import Message, Principal
 from agent_core.settings import Settings
 from agent_core.wire.sse import Event, EventParser
+
+LEAVE_SECONDS = 2.0
+"""How long a person who leaves waits for an answer that is still coming."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ async def opened(
     try:
         yield LocalTalk(app, agent=agent, session_id=session), app.clock
     finally:
-        await app.close()
+        await shut(app, LEAVE_SECONDS)
 
 
 def agent_label(bound: Bound) -> str:

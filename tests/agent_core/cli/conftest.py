@@ -41,6 +41,8 @@ def sampan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
     def run(*arguments: str, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        for module in [name for name in sys.modules if name.startswith("sampan_agents_")]:
+            del sys.modules[module]  # as in a new process
         capsys.readouterr()
         code = root.main(list(arguments))
         out, err = capsys.readouterr()

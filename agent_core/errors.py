@@ -1,39 +1,40 @@
 """Every error Sampan raises on purpose, with its HTTP status and whether trying again can help.
 
-    AgentError
-    |-- ConfigError            the project is set up wrongly; the message says how to mend it
-    |-- InputError             what the caller sent can't be used; names the field and what would be right
-    |   |-- MalformedError     not JSON, or not of the declared content type
-    |   |-- TooLargeError      over a size limit
-    |   |   |-- UriTooLongError      the path and query are
-    |   |   `-- HeadersTooLargeError  the headers are
-    |   |-- MediaTypeError     a content type that is not taken here
-    |   `-- KeyReusedError     the idempotency key was used before with another body
-    |-- NotFoundError          no such run, session, agent or blob for this caller
-    |-- MethodError            the path exists, the method does not
-    |-- ConflictError          the state forbids it now
-    |   |-- RunningError       the run of this idempotency key has not finished yet
-    |   `-- SessionBusyError   the session is busy and its agent says "reject"
-    |-- LimitError             a limit of the run (steps, tool calls, tokens, money, time) was reached
-    |-- CancelledError         the run was cancelled
-    |-- WireError              no usable HTTP answer came
-    |   |-- ConnectError       no connection, or it broke before the answer began
-    |   |-- StalledError       a timeout: connect, first byte, between chunks or total
-    |   |-- CutError           the answer ended before its end
-    |   |-- ProtocolError      what came is not HTTP
-    |   `-- OversizeError      the answer is larger than we take
-    |-- ModelError             the model did not give a usable reply
-    |   |-- ModelRefusedError  the provider refuses the request as it is (400, 401, 403, 404, 422)
-    |   |-- ModelBusyError     the provider is overloaded or limits the rate (429, 5xx)
-    |   |-- ModelStalledError  the provider stopped answering
-    |   |-- ModelCutError      the reply ended before its end
-    |   `-- ModelMalformedError  the reply is not in the provider's format
-    |-- ToolError              a tool failed; its message goes back to the model
-    |-- PluginError            a plugin failed; names the plugin
-    `-- StoreError             the store could not do it
-        |-- ConditionError     a conditional write lost; carries the record that stood in the way
-        |-- StoreBusyError     locked or throttled for longer than we wait
-        `-- LeaseLostError     another worker took over the session; this one must not write
+AgentError
+|-- ConfigError            the project is set up wrongly; the message says how to mend it
+|-- InputError             what the caller sent can't be used; names the field and what would be right
+|   |-- MalformedError     not JSON, or not of the declared content type
+|   |-- TooLargeError      over a size limit
+|   |   |-- UriTooLongError      the path and query are
+|   |   `-- HeadersTooLargeError  the headers are
+|   |-- MediaTypeError     a content type that is not taken here
+|   `-- KeyReusedError     the idempotency key was used before with another body
+|-- NotFoundError          no such run, session, agent or blob for this caller
+|-- MethodError            the path exists, the method does not
+|-- ConflictError          the state forbids it now
+|   |-- RunningError       the run of this idempotency key has not finished yet
+|   `-- SessionBusyError   the session is busy and its agent says "reject"
+|-- LimitError             a limit of the run (steps, tool calls, tokens, money, time) was reached
+|-- CancelledError         the run was cancelled
+|   `-- InterruptedByMessageError  a newer message of the session took its place
+|-- WireError              no usable HTTP answer came
+|   |-- ConnectError       no connection, or it broke before the answer began
+|   |-- StalledError       a timeout: connect, first byte, between chunks or total
+|   |-- CutError           the answer ended before its end
+|   |-- ProtocolError      what came is not HTTP
+|   `-- OversizeError      the answer is larger than we take
+|-- ModelError             the model did not give a usable reply
+|   |-- ModelRefusedError  the provider refuses the request as it is (400, 401, 403, 404, 422)
+|   |-- ModelBusyError     the provider is overloaded or limits the rate (429, 5xx)
+|   |-- ModelStalledError  the provider stopped answering
+|   |-- ModelCutError      the reply ended before its end
+|   `-- ModelMalformedError  the reply is not in the provider's format
+|-- ToolError              a tool failed; its message goes back to the model
+|-- PluginError            a plugin failed; names the plugin
+`-- StoreError             the store could not do it
+    |-- ConditionError     a conditional write lost; carries the record that stood in the way
+    |-- StoreBusyError     locked or throttled for longer than we wait
+    `-- LeaseLostError     another worker took over the session; this one must not write
 """
 
 from __future__ import annotations
@@ -175,6 +176,12 @@ class CancelledError(AgentError):
     """The run was cancelled by its caller."""
 
     status, slug, title = 409, "cancelled", "The run was cancelled"
+
+
+class InterruptedByMessageError(CancelledError):
+    """A newer message of the session took the run's place."""
+
+    slug, title = "interrupted", "A newer message took its place"
 
 
 class WireError(AgentError):

@@ -58,7 +58,9 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
         waits = attempt % 2 == 1  # odd tries: the session was busy, so only leave the message in its inbox
         point("before accept")
         try:
-            await kit.store.write(*_writes(kit, inbound, run, lease, new, waits=waits, work=work))
+            await kit.store.write(
+                *_writes(kit, inbound, run, lease, new, _head(kit, run, lease, busy, waits, work))
+            )
         except ConditionError as error:
             if error.index == 0:
                 stored = from_record(Run, error.current or {})
@@ -79,24 +81,29 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
     raise StoreBusyError("the session changes hands too often to be joined", retry_after=1.0)
 
 
-def _writes(
-    kit: Kit, inbound: Inbound, run: Run, lease: Lease, new: tuple[Condition, ...], *, waits: bool, work: bool
-) -> list[Write]:
+def _head(kit: Kit, run: Run, lease: Lease, busy: Busy, waits: bool, work: bool) -> Update:
+    """What happens to the session's head: its lease is taken, or whoever holds it is told of the arrival."""
     now = kit.clock.now()
-    principal = run.principal
-    due = keys.due(now + kit.lease_seconds, principal.tenant, run.id)
-    pending = Key(lease.head.partition, keys.PENDING + kit.clock.new_id())
     if not work:
-        head = Update(lease.head, set={"v": 1}, add={"arrivals": 1})
-    elif waits:
-        # Whoever holds the lease sees the new arrival before it can let go.
-        head = Update(lease.head, add={"arrivals": 1}, when=(Above("lease_until", now),))
-    else:
-        head = lease.taking(now, agent=run.agent)
+        return Update(lease.head, set={"v": 1}, add={"arrivals": 1})
+    if not waits:
+        return lease.taking(now, agent=run.agent)
+    # Whoever holds the lease sees the new arrival before it can let go.
+    arrival = {"arrivals": 1, "interrupts": 1} if busy == "interrupt" else {"arrivals": 1}
+    return Update(lease.head, add=arrival, when=(Above("lease_until", now),))
+
+
+def _writes(
+    kit: Kit, inbound: Inbound, run: Run, lease: Lease, new: tuple[Condition, ...], head: Update
+) -> list[Write]:
+    principal = run.principal
+    due = keys.due(kit.clock.now() + kit.lease_seconds, principal.tenant, run.id)
+    pending = Key(lease.head.partition, keys.PENDING + kit.clock.new_id())
     entry = Due(
         kind="run", tenant=principal.tenant, user=principal.user, session_id=run.session_id, run_id=run.id
     )
-    stored = run if work and not waits else msgspec.structs.replace(run, status="queued")
+    works = "owner" in head.set
+    stored = run if works else msgspec.structs.replace(run, status="queued")
     return [
         Put(
             Key(keys.run(principal.tenant, run.id), keys.RUN),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -30,12 +30,16 @@ class HandOver(Exception):
     """The platform will stop this worker soon: another one goes on from the journal."""
 
 
+Join = Callable[[], Awaitable[list[Message]]]
+
+
 @dataclass
 class Attempt:
     """One worker's attempt to answer one inbound message; `messages` grows as the work goes on.
 
     `number` is the number of the step under way, `stop_at` (seconds since 1970, 0 for never) when the worker must
     let go at the next step, `fence` the number of its lease.
+    `join` gives the messages that came meanwhile and join the run, where the agent wants that.
     """
 
     run: Run
@@ -52,6 +56,7 @@ class Attempt:
     messages: list[Message] = field(default_factory=list)
     number: int = 0
     fence: int = 0
+    join: Join | None = None
     progressed: bool = False
 
     def turn(self, step: int | None = None) -> Turn:
@@ -98,7 +103,9 @@ class Attempt:
 
     def remains(self) -> list[Message]:
         """The messages of a failed run, hidden from later prompts: the transcript keeps them, a model is spared."""
+        return [msgspec.structs.replace(message, hidden=True) for message in self.so_far()]
+
+    def so_far(self) -> list[Message]:
+        """The messages up to where the work stopped, without a call that has no result."""
         messages = self.messages or list(self.inbound.messages)
-        if messages[-1].tool_calls:
-            messages = messages[:-1]
-        return [msgspec.structs.replace(message, hidden=True) for message in messages]
+        return messages[:-1] if messages[-1].tool_calls else messages

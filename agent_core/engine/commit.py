@@ -13,8 +13,9 @@ from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
-from agent_core.engine.runs import Due, Head, Run
-from agent_core.engine.view import View
+from agent_core.engine.reading import read_run
+from agent_core.engine.runs import Due, Head, Pending, Run
+from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError
 from agent_core.messages import Message, Part, Principal, Text, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Delete, Equals, Key, Put, Update, Write
@@ -30,11 +31,49 @@ class Closing:
         self._lease = lease
         self._view = view
         self._key, self._item = view.inbox[0]
+        self._merged: list[tuple[Key, Pending]] = []
+
+    async def join(self) -> list[Message]:
+        """The messages that came since the session was read last; they become part of this run.
+
+        Messages for other agents, and those behind them, keep waiting.
+        """
+        self._view = await read_view(self._kit.store, self._lease.head.partition, 0)
+        known = {self._item.run_id, *(item.run_id for _, item in self._merged)}
+        came: list[Message] = []
+        for key, item in self._view.inbox:
+            if item.run_id in known:
+                continue
+            if item.inbound.agent != self._item.inbound.agent:
+                break
+            self._merged.append((key, item))
+            came += item.inbound.messages
+        return came
+
+    async def merged_runs(self, run: Run) -> list[Run]:
+        """The runs of the messages that joined this one, at the same end as it."""
+        joined = []
+        for _, item in self._merged:
+            other, _ = await read_run(self._kit.store, run.principal.tenant, item.run_id)
+            joined.append(
+                msgspec.structs.replace(
+                    other,
+                    status=run.status,
+                    finished_at=run.finished_at,
+                    reply=run.reply,
+                    finish=run.finish,
+                    failure=run.failure,
+                    metadata={**other.metadata, "merged_into": run.id},
+                )
+            )
+        return joined
 
     async def commit(
         self, run: Run, messages: Sequence[Message], journal: Journal, letter: DeadLetter | None = None
-    ) -> tuple[Run, bool]:
+    ) -> tuple[list[Run], bool]:
         """Store the answer with all that belongs to it in one transaction; whether the lease was released too.
+
+        The run comes back as it is stored, with those that joined it.
 
         Raises LeaseLostError where another worker took over: nothing was written then.
         """
@@ -44,16 +83,19 @@ class Closing:
             *journal.writes(),
             *self._ending(run, journal),
         ]
+        joined = await self.merged_runs(run)
+        for (key, item), other in zip(self._merged, joined, strict=True):
+            writes += self._closed(key, item, other)
         if letter is not None:
             writes.append(Put(keys.dead(run.principal.tenant, run.id), to_record(letter)))
         if head.listed != self._view.head.listed:
             writes.append(self._listing(head))
         writes = await self._overflow(writes)
-        release = len(self._view.inbox) == 1
+        release = len(self._view.inbox) == 1 + len(self._merged)
         point("before commit")
         released = await self._write(head, writes, release=release)
         point("after commit")
-        return run, released
+        return [run, *joined], released
 
     async def park(self, run: Run, journal: Journal) -> None:
         """Let the run wait for a person; its message stays first in the inbox."""
@@ -99,14 +141,19 @@ class Closing:
         """What belongs to the end of a run: itself, its ledger and outbox entries; its message leaves the inbox."""
         # A run that answered in spite of being cancelled a moment ago is answered: the answer was paid for.
         ledger = ledger_record(run, journal.steps())
+        entry = Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger))
+        return [entry, *self._closed(self._key, self._item, run)]
+
+    def _closed(self, key: Key, item: Pending, run: Run) -> list[Write]:
+        """A run at its end: its message leaves the inbox, its outbox entry is made."""
+        run_key = Key(keys.run(run.principal.tenant, run.id), keys.RUN)
         writes: list[Write] = [
-            Put(journal.run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
-            Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger)),
-            Delete(self._key),
-            Delete(Key(keys.DUE, self._item.due)),
+            Put(run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
+            Delete(key),
+            Delete(Key(keys.DUE, item.due)),
         ]
-        if self._item.inbound.delivery is not None:
-            push = msgspec.structs.replace(self._due(run), kind="push", delivery=self._item.inbound.delivery)
+        if item.inbound.delivery is not None:
+            push = msgspec.structs.replace(self._due(run), kind="push", delivery=item.inbound.delivery)
             writes.append(Put(push_key(run), to_record(push)))
         return writes
 

@@ -117,18 +117,12 @@ class Engine:
         """Accept the message and start the work; no feed where the run was done before."""
         inbound = self._completed(inbound)
         run = self._new_run(inbound)
-        feed = Feed()
-        feed.wanted = streaming
-        self._feeds[run.id] = feed
-        try:
-            accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy)
-        except BaseException:
-            self._feeds.pop(run.id, None)
-            raise
+        accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy)
         run = accepted.run
         if run.replayed:
-            self._feeds.pop(run.id, None)
             return run, None
+        feed = self._feeds.setdefault(run.id, Feed())
+        feed.wanted = feed.wanted or streaming
         feed.emit(started(run))
         if accepted.lease is not None:
             self._start(run, accepted.lease, fresh=accepted.fresh, stop_at=stop_at)

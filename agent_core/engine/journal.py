@@ -10,7 +10,7 @@ from agent_core.engine.events import Piece
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.runs import Run, Step
-from agent_core.errors import CancelledError, ConditionError, LeaseLostError
+from agent_core.errors import CancelledError, ConditionError, InterruptedByMessageError, LeaseLostError
 from agent_core.messages import to_record
 from agent_core.store.base import AtMost, Key, Put, Store, Update, Write
 
@@ -57,7 +57,8 @@ class Journal:
     async def save(self) -> None:
         """Store the unsaved steps in one round trip, and renew the lease with it.
 
-        Raises LeaseLostError where another worker took over, CancelledError where the run was cancelled meanwhile.
+        Raises LeaseLostError where another worker took over, CancelledError where the run was cancelled meanwhile or
+        a newer message interrupts it.
         """
         if not self.unsaved:
             return
@@ -66,11 +67,15 @@ class Journal:
         point("before journal")
         try:
             await self._store.write(
-                self._lease.renewal(self._clock.now()),
+                self._lease.step(self._clock.now()),
                 Update(self.run_key, set=progress, when=(AtMost("cancelling", 0),)),
                 *self.writes(),
             )
         except ConditionError as error:
+            if error.index == 0 and (error.current or {}).get("fence") == self._lease.fence:
+                raise InterruptedByMessageError(
+                    "a newer message of the session interrupted the run"
+                ) from error
             if error.index == 0:
                 raise LeaseLostError("another worker took over the session") from error
             raise CancelledError("the run was cancelled") from error

@@ -8,12 +8,13 @@ from agent_core.store.base import AtMost, Equals, Key, Update
 
 
 class Lease(msgspec.Struct, kw_only=True):
-    """One worker's hold on a session. `fence` is known once the head was read after taking it."""
+    """One worker's hold on a session. `fence` and `interrupts` are known once the head was read after taking it."""
 
     head: Key
     owner: str
     seconds: float
     fence: int = 0
+    interrupts: int = 0
 
     def taking(self, now: float, **fields: str | float) -> Update:
         """The write that takes the lease, if nobody holds it."""
@@ -27,3 +28,8 @@ class Lease(msgspec.Struct, kw_only=True):
     def renewal(self, now: float) -> Update:
         """The write that keeps the lease, and fails once it is lost."""
         return Update(self.head, set={"lease_until": now + self.seconds}, when=(Equals("fence", self.fence),))
+
+    def step(self, now: float) -> Update:
+        """The write that keeps the lease over a step, and fails too where a newer message interrupts the run."""
+        kept = self.renewal(now)
+        return msgspec.structs.replace(kept, when=(*kept.when, AtMost("interrupts", self.interrupts)))

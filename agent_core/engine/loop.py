@@ -25,10 +25,7 @@ REPLY_RESERVE = 1024
 async def perform(attempt: Attempt) -> Finish:
     """Work until there is a reply; it is the last of the attempt's messages then."""
     try:
-        for message in attempt.inbound.messages:
-            if message.role == "user":
-                message = await attempt.bound.plugins.process(message, attempt.turn())
-            attempt.messages.append(message)
+        await _take_in(attempt, attempt.inbound.messages)
     except Stop as stop:
         words = stop.reply if isinstance(stop.reply, Message) else Message.of("assistant", stop.reply)
         attempt.messages = [*attempt.inbound.messages]
@@ -47,6 +44,15 @@ async def perform(attempt: Attempt) -> Finish:
         attempt.messages.append(attempt.dated(reply.message))
         results = await tool_steps(attempt, own)
         attempt.messages.append(attempt.dated(Message(role="tool", tool_results=tuple(results))))
+        if attempt.join is not None:
+            await _take_in(attempt, await attempt.join())
+
+
+async def _take_in(attempt: Attempt, messages: Sequence[Message]) -> None:
+    for message in messages:
+        if message.role == "user":
+            message = await attempt.bound.plugins.process(message, attempt.turn())
+        attempt.messages.append(message)
 
 
 def _split(attempt: Attempt, calls: Sequence[ToolCall]) -> tuple[list[ToolCall], list[ToolCall]]:

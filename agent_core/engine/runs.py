@@ -173,13 +173,15 @@ class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a session: who works on it, until when, and how much stands in it.
 
-    `fence` grows with each take-over, `arrivals` with each message that came while somebody was working.
+    `fence` grows with each take-over, `arrivals` with each message that came while somebody was working,
+    `interrupts` with those of them that stop the run under way.
     """
 
     owner: str = ""
     lease_until: float = 0.0
     fence: int = 0
     arrivals: int = 0
+    interrupts: int = 0
     messages: int = 0
     agent: str = ""
     title: str = ""

@@ -29,6 +29,7 @@ from agent_core.errors import (
     AgentError,
     CancelledError,
     ConditionError,
+    InterruptedByMessageError,
     LeaseLostError,
     NotFoundError,
     StoreError,
@@ -37,6 +38,9 @@ from agent_core.messages import Finish, Message, Principal, from_record
 from agent_core.store.base import AtMost, Equals, Update
 
 log = logging.getLogger("sampan.engine")
+
+
+CANCELLED = (CancelledError.slug, InterruptedByMessageError.slug)
 
 
 class Worker:
@@ -97,13 +101,14 @@ class Worker:
             question.open_at(self._kit.clock.now()) for question in run.questions
         ):
             await closing.wait_on()
-            feed.finish(run)
+            self._tell(run)
             return True
         try:
             return await self._answer(view, item, run, steps, feed, closing)
         except (LeaseLostError, HandOver, asyncio.CancelledError):
             raise  # another worker answers it; who follows the run here is told of the outcome
         except BaseException as error:
+            self._kit.feeds.pop(run.id, None)
             feed.fail(error)  # who follows must not wait for ever; the inbox still holds the message
             raise
 
@@ -111,7 +116,7 @@ class Worker:
         view = await read_view(self._kit.store, self._partition, history)
         if view.head.owner != self._lease.owner:
             raise LeaseLostError("another worker took over the session")
-        self._lease.fence = view.head.fence
+        self._lease.fence, self._lease.interrupts = view.head.fence, view.head.interrupts
         point("after lease")
         return view
 
@@ -135,6 +140,7 @@ class Worker:
             meter=Meter(bound.limits if bound else Limits(), _began(run)),
             stop_at=self._stop_at,
             fence=self._lease.fence,
+            join=closing.join if bound and bound.busy == "merge" else None,
         )
         try:
             messages, ended = await self._performed(attempt, gone=bound is None)
@@ -143,20 +149,27 @@ class Worker:
                 run, status="waiting", questions=parked.questions, steps=len(journal.steps())
             )
             await closing.park(waiting, journal)
-            feed.finish(waiting)
+            self._tell(waiting)
             return True
         except HandOver:
             await closing.hand_over(journal)
             raise
-        ended, released = await closing.commit(ended, messages, journal)
-        self._kit.feeds.pop(run.id, None)
-        feed.finish(ended)
-        if item.inbound.delivery is not None:
-            await self._push(ended)
+        runs, released = await closing.commit(ended, messages, journal)
+        for done in runs:
+            self._tell(done)
+            await self._push(done)
         return released
 
+    def _tell(self, run: Run) -> None:
+        """Tell whoever follows the run in this process that it is over, or waits."""
+        feed = self._kit.feeds.pop(run.id, None)
+        if feed is not None:
+            feed.finish(run)
+
     async def _push(self, run: Run) -> None:
-        """Try the first delivery at once; the outbox entry stays until one arrives."""
+        """Try the first delivery at once, if there is one; the outbox entry stays until it arrives."""
+        if not self._kit.deliverers:
+            return
         key = push_key(run)
         record = await self._kit.store.get(key)
         if record is not None:
@@ -185,10 +198,8 @@ class Worker:
         )
         messages = [msgspec.structs.replace(message, hidden=True) for message in item.inbound.messages]
         closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
-        ended, released = await closing.commit(ended, messages, journal, letter)
-        feed = self._kit.feeds.pop(run_id, None)
-        if feed is not None:
-            feed.finish(ended)
+        [ended], released = await closing.commit(ended, messages, journal, letter)
+        self._tell(ended)
         if not released:
             await self._release_to_next()
 
@@ -203,6 +214,8 @@ class Worker:
             finish = await perform(attempt)
         except (StoreError, Parked, HandOver):
             raise  # nothing was decided: the message stays in the inbox
+        except InterruptedByMessageError as error:
+            return attempt.so_far(), _ended(run, meter, clock.now(), failure=failure(error))
         except AgentError as error:
             log.warning("run=<%s>, error=<%s> | run failed: %s", run.id, error.slug, error)
             return attempt.remains(), _ended(run, meter, clock.now(), failure=failure(error))
@@ -256,9 +269,7 @@ def _ended(
     finish: Finish = "stop",
     failure: Failure | None = None,
 ) -> Run:
-    status = (
-        "succeeded" if failure is None else "cancelled" if failure.slug == CancelledError.slug else "failed"
-    )
+    status = "succeeded" if failure is None else "cancelled" if failure.slug in CANCELLED else "failed"
     return msgspec.structs.replace(
         run,
         status=status,

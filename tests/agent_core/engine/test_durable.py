@@ -301,3 +301,52 @@ async def test_a_session_with_nothing_due_costs_the_sweeper_one_query() -> None:
     await app.engine.answer(said("Hi"))
     page = await world.store.query(keys.DUE)
     assert page.records == ()
+
+
+async def waiting_tool(world: World, *script: object, busy: str) -> tuple[App, asyncio.Event, asyncio.Event]:
+    """An app whose first run is held in a tool until the second event is set."""
+    called, hold = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def wait() -> str:
+        """Wait."""
+        called.set()
+        await hold.wait()
+        return "waited"
+
+    return world.start(call("wait"), *script, tools=[wait], busy=busy), called, hold
+
+
+async def arrived(world: World) -> None:
+    """Until a second message stands in the inbox."""
+    while len((await world.store.query(keys.session(ME, "s"), keys.PENDING)).records) < 2:
+        pass
+
+
+async def test_an_interrupting_message_stops_the_run_at_its_next_step_and_is_answered() -> None:
+    world = World()
+    app, called, hold = await waiting_tool(world, "Answer to the second.", busy="interrupt")
+    first = asyncio.create_task(app.engine.answer(said("First", session_id="s")))
+    await called.wait()
+    second = asyncio.create_task(app.engine.answer(said("No: second", session_id="s")))
+    await arrived(world)
+    hold.set()
+    assert ((await first).status, (await first).failure.slug) == ("cancelled", "interrupted")
+    assert (await second).reply.text == "Answer to the second."
+    assert [m.text for m in world.model.prompts[-1].messages] == ["First", "No: second"]
+
+
+async def test_merged_messages_join_the_next_model_call_and_get_its_answer() -> None:
+    world = World()
+    app, called, hold = await waiting_tool(world, "Answer to both.", busy="merge")
+    first = asyncio.create_task(app.engine.answer(said("First", session_id="s")))
+    await called.wait()
+    second = asyncio.create_task(app.engine.answer(said("And this", session_id="s")))
+    await arrived(world)
+    hold.set()
+    assert (await first).reply.text == (await second).reply.text == "Answer to both."
+    assert (await second).metadata["merged_into"] == (await first).id
+    assert [m.text for m in world.model.prompts[-1].messages if m.role == "user"] == ["First", "And this"]
+    page = await app.engine.session(ME, "s")
+    assert [m.text for m in page.messages if m.text] == ["First", "And this", "Answer to both."]
+    assert (await world.store.query(keys.DUE)).records == ()

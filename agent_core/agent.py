@@ -26,6 +26,19 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compaction:
+    """When and how a long session is summarised; nothing of it is deleted.
+
+    Once the messages that no summary covers are worth more than `at_tokens`, all but the last `keep` of them are
+    summarised by `model` (None: the agent's own). Messages with `pinned` in their metadata are kept word for word.
+    """
+
+    at_tokens: int = 8_000
+    keep: int = 8
+    model: str | Model | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Agent:
     """An agent: instructions, a model, tools and plugins. It holds no state; sessions do.
 
@@ -33,7 +46,8 @@ class Agent:
     "openai@https://my-endpoint/v1:qwen3") or a Model. `tools` are made by `@tool`. `plugins` are objects with
     `process(message)` and the other hooks. `output` is a type whose JSON the reply must be. `busy` says what
     happens to a message that comes while its session is busy. `history` is how many of a session's latest messages
-    the model is given at most, whatever the age of the session; fewer where its context window is full.
+    the model is given at most, whatever the age of the session; fewer where its context window is full. With
+    `compaction` what falls out of that is summarised instead of being left out.
     """
 
     name: str
@@ -45,6 +59,7 @@ class Agent:
     output: Any = None
     busy: Busy = "enqueue"
     history: int = 40
+    compaction: Compaction | None = None
     temperature: float | None = None
     max_tokens: int | None = None
     description: str = ""

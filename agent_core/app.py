@@ -171,9 +171,12 @@ def _bind(
     if not isinstance(agent, Agent):
         return Bound(agent=agent, model=None, toolbox=toolbox, plugins=chain)
     schema, check = _output(agent)
+    model = _model(agent.model, settings, models, wire, clock)
+    rules = agent.compaction
+    summarizer = _model(rules.model or model, settings, models, wire, clock) if rules else None
     return Bound(
         agent=agent,
-        model=_model(agent, settings, models, wire, clock),
+        model=model,
         toolbox=toolbox,
         plugins=chain,
         output_schema=schema,
@@ -181,14 +184,18 @@ def _bind(
         limits=agent.limits,
         busy=agent.busy,
         history=agent.history,
+        compaction=agent.compaction,
+        summarizer=summarizer,
     )
 
 
-def _model(agent: Agent, settings: Settings, models: dict[str, Model], wire: Wire, clock: Clock) -> Model:
-    if not isinstance(agent.model, str):
-        models[f"given:{id(agent.model)}"] = agent.model
-        return agent.model
-    spec = resolve(agent.model, settings)
+def _model(
+    wanted: str | Model, settings: Settings, models: dict[str, Model], wire: Wire, clock: Clock
+) -> Model:
+    if not isinstance(wanted, str):
+        models[f"given:{id(wanted)}"] = wanted
+        return wanted
+    spec = resolve(wanted, settings)
     key = repr(spec)
     if key not in models:
         models[key] = make_model(spec, settings, wire, clock)

@@ -39,6 +39,7 @@ class Attempt:
 
     `number` is the number of the step under way, `stop_at` (seconds since 1970, 0 for never) when the worker must
     let go at the next step, `fence` the number of its lease.
+    `summary` stands for the messages up to the seq `covered`; they are given to no model again.
     `join` gives the messages that came meanwhile and join the run, where the agent wants that.
     """
 
@@ -56,6 +57,8 @@ class Attempt:
     messages: list[Message] = field(default_factory=list)
     number: int = 0
     fence: int = 0
+    summary: str = ""
+    covered: int = 0
     join: Join | None = None
     progressed: bool = False
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_core.agent import Agent, Busy, Limits, Responder
+from agent_core.agent import Agent, Busy, Compaction, Limits, Responder
 from agent_core.models.base import Model
 from agent_core.plugins.chain import PluginChain
 from agent_core.tools.toolbox import Toolbox
@@ -17,7 +17,7 @@ class Bound:
     """What the engine works with: the agent (or another framework in its place), its model, tools and plugins.
 
     `output_schema` is the JSON schema of the agent's output type, `check_output` raises ValueError where a text is
-    not of it. `model` is None for a Responder.
+    not of it. `model` is None for a Responder. `summarizer` makes the summaries of `compaction`.
     """
 
     agent: Agent | Responder
@@ -29,6 +29,8 @@ class Bound:
     limits: Limits = field(default_factory=Limits)
     busy: Busy = "enqueue"
     history: int = 40
+    compaction: Compaction | None = None
+    summarizer: Model | None = None
     approval_seconds: float = 300.0
 
     @property

@@ -32,6 +32,11 @@ class Closing:
         self._view = view
         self._key, self._item = view.inbox[0]
         self._merged: list[tuple[Key, Pending]] = []
+        self._summary: dict[str, str | int] = {}
+
+    def summarised(self, summary: str, covered: int) -> None:
+        """Have the head keep this summary."""
+        self._summary = {"summary": summary, "covered": covered} if covered else {}
 
     async def join(self) -> list[Message]:
         """The messages that came since the session was read last; they become part of this run.
@@ -175,6 +180,7 @@ class Closing:
             "title": head.title,
             "created_at": head.created_at,
             "listed": head.listed,
+            **self._summary,
         }
         fence = Equals("fence", self._lease.fence)
         # Whoever releases looks at the inbox again first: the release fails if anything arrived since the query.

@@ -168,7 +168,9 @@ class Engine:
         bound = self.agents.get(run.agent)
         finished = True
         try:
-            finished = await worker.work(bound.history if bound else 0)
+            finished = await worker.work(
+                bound.history if bound else 0, whole=bool(bound and bound.compaction)
+            )
         except (
             Exception
         ):  # the outermost boundary of a worker: its followers know, the inbox keeps the message

@@ -10,6 +10,7 @@ from agent_core.agent import Responder
 from agent_core.engine import window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.calls import tool_steps
+from agent_core.engine.compaction import compact, summary_message
 from agent_core.engine.events import event_id, text_event
 from agent_core.engine.pieces import Pieces
 from agent_core.engine.points import point
@@ -30,6 +31,7 @@ async def perform(attempt: Attempt) -> Finish:
         words = stop.reply if isinstance(stop.reply, Message) else Message.of("assistant", stop.reply)
         attempt.messages = [*attempt.inbound.messages]
         return await _answered(attempt, Reply(message=words))
+    await compact(attempt)
     while True:
         reply = await _model_step(attempt)
         own, theirs = _split(attempt, reply.message.tool_calls)
@@ -144,7 +146,10 @@ async def _prompt(attempt: Attempt) -> Prompt:
     max_tokens = inbound.max_tokens or agent.max_tokens
     budget = model.context_window - (max_tokens or REPLY_RESERVE) - len(agent.instructions) // 3
     budget -= sum(window.tokens(message) for message in attempt.messages)
-    history = window.window(attempt.history, budget)
+    summary = summary_message(attempt.summary)
+    budget -= sum(window.tokens(message) for message in summary)
+    recent = [message for message in attempt.history if message.seq > attempt.covered]
+    history = (*summary, *window.window(recent, budget))
     return Prompt(
         system=agent.instructions,
         messages=await window.inline(

@@ -174,7 +174,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a session: who works on it, until when, and how much stands in it.
 
     `fence` grows with each take-over, `arrivals` with each message that came while somebody was working,
-    `interrupts` with those of them that stop the run under way.
+    `interrupts` with those of them that stop the run under way. `summary` stands for the messages up to the seq
+    `covered`.
     """
 
     owner: str = ""
@@ -187,6 +188,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str = ""
     created_at: float = 0.0
     listed: str = ""
+    summary: str = ""
+    covered: int = 0
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):

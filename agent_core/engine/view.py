@@ -22,8 +22,11 @@ class View:
     history: tuple[Message, ...]
 
 
-async def read_view(store: Store, partition: str, history: int) -> View:
-    """The session by one query from the end of its partition; more only where the inbox is long."""
+async def read_view(store: Store, partition: str, history: int, *, whole: bool = False) -> View:
+    """The session by one query from the end of its partition; more only where the inbox is long.
+
+    `whole` reads all messages that no summary covers, however many.
+    """
     records: list[Record] = []
     after = ""
     while True:
@@ -32,7 +35,7 @@ async def read_view(store: Store, partition: str, history: int) -> View:
         )
         records += page.records
         after = page.after
-        if not after or records[-1].key.sort.startswith(keys.MESSAGE):
+        if not after or _enough(records, whole):
             break
     head = Head()
     inbox: list[tuple[Key, Pending]] = []
@@ -43,6 +46,18 @@ async def read_view(store: Store, partition: str, history: int) -> View:
             head = from_record(Head, record.fields)
         elif sort.startswith(keys.PENDING):
             inbox.append((record.key, from_record(Pending, record.fields)))
-        elif int(sort[len(keys.MESSAGE) :]) <= head.messages and len(messages) < history:
+        elif head.covered < _seq(sort) <= head.messages and (whole or len(messages) < history):
             messages.append(from_record(Message, record.fields))
     return View(head, tuple(reversed(inbox)), tuple(reversed(messages)))
+
+
+def _enough(records: list[Record], whole: bool) -> bool:
+    """Whether the inbox was read to its end and the messages far enough."""
+    last = records[-1].key.sort
+    if not last.startswith(keys.MESSAGE):
+        return False
+    return not whole or _seq(last) <= int(records[0].fields.get("covered", 0))
+
+
+def _seq(sort: str) -> int:
+    return int(sort[len(keys.MESSAGE) :])

@@ -67,14 +67,16 @@ class Worker:
         self._fresh = fresh
         self._stop_at = stop_at
 
-    async def work(self, history: int) -> bool:
+    async def work(self, history: int, *, whole: bool = False) -> bool:
         """Answer all that is in the inbox, then release the lease; False where another worker must go on.
+
+        `history` is how many of the latest messages are read, `whole` reads all that no summary covers.
 
         A worker that lost its lease stops without a word: the one that took over goes on.
         """
         try:
             async with Heartbeat(self._kit.store, self._kit.clock, self._lease):
-                while not await self._next(history):
+                while not await self._next(history, whole):
                     if self._stop_at and self._kit.clock.now() >= self._stop_at:
                         await self._release_to_next()
                         return False
@@ -85,9 +87,9 @@ class Worker:
             log.warning("session=<%s> | lease lost; another worker goes on", self._session_id)
             return True
 
-    async def _next(self, history: int) -> bool:
+    async def _next(self, history: int, whole: bool) -> bool:
         """Answer the oldest message of the inbox; True when the lease is released."""
-        view = await self._read(history)
+        view = await self._read(history, whole)
         if not view.inbox:
             return await self._release(view.head.arrivals)
         item = view.inbox[0][1]
@@ -112,8 +114,8 @@ class Worker:
             feed.fail(error)  # who follows must not wait for ever; the inbox still holds the message
             raise
 
-    async def _read(self, history: int) -> View:
-        view = await read_view(self._kit.store, self._partition, history)
+    async def _read(self, history: int, whole: bool) -> View:
+        view = await read_view(self._kit.store, self._partition, history, whole=whole)
         if view.head.owner != self._lease.owner:
             raise LeaseLostError("another worker took over the session")
         self._lease.fence, self._lease.interrupts = view.head.fence, view.head.interrupts
@@ -140,6 +142,8 @@ class Worker:
             meter=Meter(bound.limits if bound else Limits(), _began(run)),
             stop_at=self._stop_at,
             fence=self._lease.fence,
+            summary=view.head.summary,
+            covered=view.head.covered,
             join=closing.join if bound and bound.busy == "merge" else None,
         )
         try:
@@ -154,6 +158,7 @@ class Worker:
         except HandOver:
             await closing.hand_over(journal)
             raise
+        closing.summarised(attempt.summary, attempt.covered)
         runs, released = await closing.commit(ended, messages, journal)
         for done in runs:
             self._tell(done)
@@ -177,7 +182,7 @@ class Worker:
 
     async def give_up(self, run_id: str, attempts: int) -> None:
         """End the first run of the inbox as failed, as every attempt at it died; a dead letter keeps its message."""
-        view = await self._read(0)
+        view = await self._read(0, False)
         if not view.inbox or view.inbox[0][1].run_id != run_id:
             await self._release(view.head.arrivals)
             return

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +82,66 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"no reference data: {os.path.relpath(folder, ROOT)} is missing (see CONTRIBUTING.md)")
     return folder
+
+
+@dataclass
+class Served:
+    """`sampan run` as a process of its own, in a process group of its own."""
+
+    process: subprocess.Popen[str]
+    said: str
+    url: str
+
+    def end(self, signal_number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Ask it to stop; gives its exit code."""
+        self.process.send_signal(signal_number)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 30) -> int:
+        """The exit code; `said` has the rest of its output then."""
+        rest, _ = self.process.communicate(timeout=seconds)
+        self.said += rest
+        return self.process.returncode
+
+    def until(self, words: str, seconds: float = 60) -> str:
+        """Its output up to the line with these words; fails where they do not come."""
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(seconds, self.process.kill)
+        watchdog.start()
+        try:
+            for line in self.process.stdout:
+                self.said += line
+                if words in line:
+                    return self.said
+        finally:
+            watchdog.cancel()
+        raise AssertionError(f"{words!r} did not come; there was: {self.said}")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start `sampan run` in a folder, on a free port and with fresh state, and wait until it tells its address."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, *arguments: str, command: Sequence[str] = (), **environ: str) -> Served:
+        data = [] if "--data" in arguments else ["--data", str(tmp_path / "served")]
+        full = [sys.executable, "-m", "agent_core.cli", "run", "--port", "0", *data, *arguments]
+        process = subprocess.Popen(
+            [*command] or full,
+            cwd=folder,
+            env={**os.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        served = Served(process, "", "")
+        served.url = served.until("Chat page").split("Chat page")[1].split()[0].removesuffix("/console/")
+        return served
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

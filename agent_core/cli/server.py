@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,22 +24,26 @@ from agent_core.settings import Settings
 GRACE_SECONDS = 10
 """How long requests under way may go on once the server was asked to stop."""
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 Greeting = Callable[[App], Awaitable[bool]]
 """What is done once the server listens; says whether it went well."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal ends it in peace (uvicorn would raise it once more), and tells who waits."""
+    """uvicorn, ended in peace by a signal (it would raise the signal once more), and telling who waits for that."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.stopping = asyncio.Event()
+        self.hurrying = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT or SIGTERM: stop; the second one does not wait for requests under way."""
+        """SIGINT or SIGTERM: stop. The second one does not wait for what is under way."""
         self.force_exit = self.should_exit
         self.should_exit = True
-        self.stopping.set()
+        self._loop.call_soon_threadsafe((self.hurrying if self.force_exit else self.stopping).set)
 
 
 def serve(settings: Settings, listener: socket.socket, greet: Greeting, *, once: bool = False) -> int:
@@ -53,14 +58,21 @@ def serve(settings: Settings, listener: socket.socket, greet: Greeting, *, once:
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serving(app, config, listener, greet, once=once))
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            return runner.run(_serving(app, config, listener, greet, once=once))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _serving(
     app: App, config: uvicorn.Config, listener: socket.socket, greet: Greeting, *, once: bool
 ) -> int:
     server = Server(config)
+    for number in SIGNALS:  # from now until the app is closed; uvicorn has them only while it serves
+        signal.signal(number, server.handle_exit)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     greeting = asyncio.ensure_future(greet(app))
     stopping = asyncio.create_task(server.stopping.wait())
@@ -75,7 +87,7 @@ async def _serving(
         for task in (greeting, stopping):
             task.cancel()
         await asyncio.wait({greeting, stopping})
-        await shut(app, 0.1 if server.force_exit else GRACE_SECONDS)
+        await shut(app, GRACE_SECONDS, server.hurrying)
     return 0 if well else 1
 
 

@@ -8,11 +8,14 @@ from agent_core.app import App
 from agent_core.cli.screen import say
 
 
-async def shut(app: App, seconds: float) -> None:
-    """Close the app. What is not answered by then stays accepted: its session's next worker finds it."""
-    try:
-        async with asyncio.timeout(seconds):
-            await app.engine.close()
-    except TimeoutError:
+async def shut(app: App, seconds: float, hurry: asyncio.Event | None = None) -> None:
+    """Close the app. What is not answered by then, or when told to hurry, stays accepted: the store has it."""
+    ending = asyncio.ensure_future(app.engine.close())
+    hurrying = asyncio.ensure_future((hurry or asyncio.Event()).wait())
+    await asyncio.wait({ending, hurrying}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not ending.done():
         say("An answer was not finished. Its message is kept in the store.", "yellow", stderr=True)
+    for task in (ending, hurrying):
+        task.cancel()
+    await asyncio.wait({ending, hurrying})
     await app.close()

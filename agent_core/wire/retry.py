@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import isfinite, nan
 
 from agent_core.clock import Clock
 from agent_core.errors import ConnectError, StalledError, WireError
@@ -185,11 +186,18 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        # Only a date needs the mail parser, and few servers send one.
-        from email.utils import mktime_tz, parsedate_tz
+        seconds = _date(value) - now
+    return max(seconds, 0.0) if isfinite(seconds) else None
 
-        date = parsedate_tz(value)
-        if date is None:
-            return None
-        seconds = mktime_tz(date) - now
-    return max(seconds, 0.0) if seconds == seconds else None  # float() reads "nan"
+
+def _date(value: str) -> float:
+    """An HTTP date in seconds since 1970; nan where it is none."""
+    # Only here is the mail parser needed, and few servers send a date.
+    from datetime import UTC
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return nan
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -21,7 +21,7 @@ setup: ## make .venv with all that development needs (quick when it is there)
 	@scripts/setup.sh dev
 
 run: .setup-run ## start the server and ask the agent a question: make run [ASK="..."] [PORT=8000] [HOST=127.0.0.1] [DATA=folder] [ONCE=1]
-	@$(PYTHON) -m agent_core.cli run --demo $(if $(ASK),--ask "$$ASK") $(if $(PORT),--port "$$PORT") \
+	@exec $(PYTHON) -m agent_core.cli run --demo $(if $(ASK),--ask "$$ASK") $(if $(PORT),--port "$$PORT") \
 	    $(if $(filter command,$(origin HOST)),--host "$$HOST") $(if $(DATA),--data "$$DATA") $(if $(ONCE),--once)
 # Some shells export a HOST of their own (the machine's name): only the one given to make counts.
 # Passed on by the environment, so that quotes in a question stay what they are; `value` keeps its dollar signs too.

@@ -9,6 +9,7 @@ import msgspec
 from agent_core.agent import Responder
 from agent_core.engine import window
 from agent_core.engine.attempt import Attempt
+from agent_core.engine.bound import Bound
 from agent_core.engine.calls import tool_steps
 from agent_core.engine.compaction import compact, summary_message
 from agent_core.engine.events import event_id, text_event
@@ -86,15 +87,14 @@ async def _model_step(attempt: Attempt) -> Reply:
     point("before model")
     reply = await _respond(attempt)
     point("after model")
-    name = attempt.bound.model.name if attempt.bound.model else attempt.bound.name
-    answered_by = reply.model if ":" in reply.model else name  # FallbackModel says which of its models it was
+    name = _paid(attempt.bound, reply)
     step = Step(
         number=attempt.number,
         kind="model",
         name=name,
         reply=reply,
         usage=reply.usage,
-        cost=attempt.prices.cost(answered_by, reply.usage, started),
+        cost=attempt.prices.cost(name, reply.usage, started),
         started_at=started,
         finished_at=attempt.clock.now(),
         fence=attempt.fence,
@@ -103,6 +103,17 @@ async def _model_step(attempt: Attempt) -> Reply:
     attempt.meter.count(step)
     _check_output(attempt, reply)
     return reply
+
+
+def _paid(bound: Bound, reply: Reply) -> str:
+    """The model to be paid for, as prices know it.
+
+    What a provider calls its model is not that name ("qwen3:8b"). But a FallbackModel says which of its models
+    answered, and another framework may say "provider:model".
+    """
+    if bound.model is None:
+        return reply.model if ":" in reply.model else bound.name
+    return reply.model if reply.model in getattr(bound.model, "names", ()) else bound.model.name
 
 
 async def _respond(attempt: Attempt) -> Reply:

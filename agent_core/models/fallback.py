@@ -30,6 +30,11 @@ class FallbackModel:
         return self._models[0].name
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All models' names, in order: one of them stands in `Reply.model`."""
+        return tuple(model.name for model in self._models)
+
+    @property
     def tools(self) -> bool:
         """Whether all of them can call tools."""
         return all(model.tools for model in self._models)

@@ -22,14 +22,13 @@ from agent_core.api.chat_wire import (
     read_output_schema,
     read_tools,
 )
-from agent_core.api.idempotency import fingerprint, idempotency_key
+from agent_core.api.idempotency import REPLAYED, fingerprint, idempotency_key
 from agent_core.api.principal import principal
-from agent_core.api.runs import REPLAYED
 from agent_core.api.schemas import SessionId
 from agent_core.api.service import Service
 from agent_core.api.sse import EventStream, data_frame
 from agent_core.engine.runs import Inbound, Run, RunEvent
-from agent_core.errors import AgentError, InputError, NotFoundError, RunningError
+from agent_core.errors import AgentError, ConflictError, InputError, ModelCutError, NotFoundError
 
 log = logging.getLogger("sampan.api")
 
@@ -47,6 +46,19 @@ class UnknownModelError(NotFoundError):
         return {"field": "$.model"}
 
 
+class UnfinishedError(ConflictError):
+    """The run goes on without its caller. Asking again would only start another one, so it is not retryable."""
+
+    def __init__(self, run: Run) -> None:
+        state = "waits for a person" if run.status == "waiting" else "goes on without you"
+        super().__init__(f"the run {state}; look at /api/v1/runs/{run.id}")
+        self.run_id = run.id
+
+    def extras(self) -> dict[str, Any]:
+        """The run to look at."""
+        return {"run_id": self.run_id}
+
+
 async def post_chat(service: Service, request: Request) -> ASGIApp:
     """Answer a conversation, whole or in chunks."""
     body = await read_json(request, service.settings.max_body_bytes)
@@ -62,7 +74,7 @@ async def post_chat(service: Service, request: Request) -> ASGIApp:
     if problem is not None:
         return problems.response(problem, request.scope["path"], headers=headers)
     if not run.done:
-        raise RunningError("the run goes on without you; look at it later", run_id=run.id)
+        raise UnfinishedError(run)
     return json_response(completion(run), headers=headers)
 
 
@@ -139,6 +151,11 @@ async def _frames(
     yield writer.start()
     try:
         async for event in events:
+            if isinstance(event.data, Run) and not event.data.done:
+                raise UnfinishedError(event.data)
+            if event.type == "restart":
+                # Its worker died in the middle of a text that this protocol has no words to take back.
+                raise ModelCutError("the answer began anew; ask for its run, or send the message again")
             problem = problems.of_run(event.data) if isinstance(event.data, Run) else None
             frame = data_frame(problems.openai_error(problem)) if problem else writer.write(event)
             if frame:

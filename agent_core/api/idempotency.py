@@ -11,6 +11,8 @@ from starlette.datastructures import Headers
 from agent_core.errors import MalformedError
 
 MAX_KEY = 255
+REPLAYED = {"Idempotency-Replayed": "true"}
+"""Says that an answer was given before."""
 
 # A structured-field string (RFC 9651 section 3.3.3), or the bare form that many clients send.
 PATTERN = rf"^(\"([ !#-\[\]-~]|\\[\"\\]){{1,{MAX_KEY}}}\"|[!#-\[\]-~]{{1,{MAX_KEY}}})$"

@@ -29,7 +29,7 @@ REFERENCE = "#/components/schemas/{name}"
 REASONS = {
     200: "The answer.",
     202: "Taken on; `Location` says where to look for what becomes of it.",
-    204: "Done; there is nothing to say.",
+    204: "There is nothing to say, or nothing more.",
     400: "The request can't be read.",
     404: "There is no such thing for you.",
     405: "The path takes other methods: `Allow` lists them.",
@@ -129,6 +129,13 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
                 {"type": "string", "pattern": PATTERN},
             )
         )
+    if operation.events and operation.method == "GET":
+        found.append(
+            _header("Last-Event-ID", "The last event seen; what comes after it is sent.", {"type": "string"})
+        )
+    if operation.name == "answer":
+        words = "`respond-async` to get a 202 at once, `wait=<seconds>` to get one when that time is over (RFC 7240)."
+        found.append(_header("Prefer", words, {"type": "string"}))
     if operation.path.startswith(OPENAI_PATHS) and operation.body is not None:
         found.append(
             _header(
@@ -169,7 +176,7 @@ def _reply(operation: Operation, status: int, kind: type[msgspec.Struct] | None)
     if kind is not None:
         reply["content"] = {"application/json": {"schema": _reference(kind)}}
     if operation.events and status == 200:
-        reply["content"]["text/event-stream"] = {"schema": _event(operation)}
+        reply.setdefault("content", {})["text/event-stream"] = {"schema": _event(operation)}
     if operation.leads_to and status == 200:
         reply["links"] = {
             target: {"operationId": target, "parameters": {parameter: f"$response.body#{pointer}"}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent_core.api import chat, documents, health, runs, sessions
+from agent_core.api import agent, chat, documents, health, runs, sessions
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
 from agent_core.api.service import Handler
@@ -46,13 +46,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         method="POST",
         path="/api/v1/agent",
-        handler=runs.post_agent,
+        handler=agent.post_agent,
         name="answer",
         summary="Send a message to an agent and get its answer, whole or as server-sent events.",
         tag="agent",
         body=shape.AgentRequest,
         leads_to=(
             ("getRun", "run_id", "/run_id"),
+            ("followRun", "run_id", "/run_id"),
             ("cancelRun", "run_id", "/run_id"),
             ("getSession", "session_id", "/session_id"),
             ("eraseSession", "session_id", "/session_id"),
@@ -94,6 +95,39 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="runs",
         replies={200: shape.RunView, 202: shape.RunView},
         problems=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/runs/{run_id}/events",
+        handler=runs.run_events,
+        name="followRun",
+        summary="Follow a run as server-sent events, from its beginning or from behind `Last-Event-ID`.",
+        tag="runs",
+        replies={200: None, 204: None},
+        problems=(404,),
+        events=True,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/runs/{run_id}/approve",
+        handler=runs.approve_run,
+        name="approveRun",
+        summary="Say yes to what a run asks; it goes on.",
+        tag="runs",
+        body=shape.Decision,
+        replies={202: shape.RunView},
+        problems=(404, 409),
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/runs/{run_id}/deny",
+        handler=runs.deny_run,
+        name="denyRun",
+        summary="Say no to what a run asks; it goes on, and the model is told.",
+        tag="runs",
+        body=shape.Decision,
+        replies={202: shape.RunView},
+        problems=(404, 409),
     ),
     Operation(
         method="GET",

@@ -1,4 +1,4 @@
-"""`/api/v1/agent` and `/api/v1/runs`: a message in, an answer out; what became of earlier ones."""
+"""`/api/v1/runs`: what became of the messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from agent_core.api import problems
-from agent_core.api.answers import json_response, wants_events
+from agent_core.api.answers import json_response
 from agent_core.api.bodies import decode, read_json, read_query
-from agent_core.api.idempotency import fingerprint, idempotency_key
 from agent_core.api.principal import principal
 from agent_core.api.schemas import (
-    AgentRequest,
+    Decision,
     RunDetail,
     RunList,
     RunsQuery,
@@ -28,58 +27,21 @@ from agent_core.api.schemas import (
 )
 from agent_core.api.service import Service
 from agent_core.api.sse import EventStream, event_frame
-from agent_core.engine.runs import Inbound, Run, RunEvent, Step
-from agent_core.errors import AgentError, InputError
-from agent_core.messages import DataClass, Message
+from agent_core.engine.events import END
+from agent_core.engine.runs import Run, RunEvent, Step
+from agent_core.errors import AgentError
 
 log = logging.getLogger("sampan.api")
 
-REPLAYED = {"Idempotency-Replayed": "true"}
 
-
-async def post_agent(service: Service, request: Request) -> ASGIApp:
-    """Answer a message, whole or in pieces."""
-    body = await read_json(request, service.settings.max_body_bytes)
-    asked = decode(body, AgentRequest)
-    key = idempotency_key(request.headers)
-    inbound = Inbound(
-        messages=_messages(asked, asked.data_class or service.settings.data_class),
-        principal=principal(request),
-        agent=asked.agent or "",
-        session_id=asked.session_id or "",
-        key=key,
-        fingerprint=fingerprint(request.scope["path"], asked) if key else "",
-        metadata=asked.metadata,
-    )
-    if wants_events(request) if asked.stream is None else asked.stream:
-        return await _streamed(service, request, inbound)
-    return run_response(await service.engine.answer(inbound), request.scope["path"])
-
-
-def _messages(asked: AgentRequest, data_class: DataClass) -> tuple[Message, ...]:
-    if isinstance(asked.messages, list) and not asked.message:
-        return tuple(message.message(data_class) for message in asked.messages)
-    if asked.messages or not asked.message:
-        raise InputError("send either `message` (a string or a message) or `messages` (a list)", field="$")
-    if isinstance(asked.message, str):
-        return (Message.of("user", asked.message, data_class=data_class),)
-    return (asked.message.message(data_class),)
-
-
-async def _streamed(service: Service, request: Request, inbound: Inbound) -> EventStream:
-    events = service.engine.stream(inbound)
-    first = await anext(events)  # raises what acceptance raises, while an error can still be a problem
-    headers = REPLAYED if isinstance(first.data, dict) and first.data.get("replayed") else None
-    frames = _frames(first, events, request.scope["request_id"])
-    return EventStream(frames, service.clock, headers)
-
-
-async def _frames(
-    first: RunEvent, events: AsyncIterator[RunEvent], request_id: str
+async def frames(
+    events: AsyncIterator[RunEvent], request_id: str, first: RunEvent | None = None
 ) -> AsyncGenerator[bytes, None]:
-    place = first.id
+    """The events of a run as server-sent events; what breaks them is the last of them."""
+    place = first.id if first else ""
     try:
-        yield _frame(first)
+        if first is not None:
+            yield _frame(first)
         async for event in events:
             place = event.id
             yield _frame(event)
@@ -98,17 +60,6 @@ def _frame(event: RunEvent) -> bytes:
 def run_view(run: Run) -> RunView:
     """A run for its caller."""
     return RunView(**run_fields(run, problems.of_run(run)))
-
-
-def run_response(run: Run, path: str) -> Response:
-    """The answer to a message: its run, or why the run failed; 202 where it goes on without the caller."""
-    headers = {"Location": f"/api/v1/runs/{run.id}"}
-    if run.replayed:
-        headers |= REPLAYED
-    problem = problems.of_run(run)
-    if problem is not None:
-        return problems.response(problem, path, headers=headers)
-    return json_response(run_view(run), 200 if run.done else 202, headers)
 
 
 async def list_runs(service: Service, request: Request) -> ASGIApp:
@@ -132,7 +83,37 @@ async def get_run(service: Service, request: Request) -> ASGIApp:
 async def cancel_run(service: Service, request: Request) -> ASGIApp:
     """Ask a run to stop at its next step."""
     run = await service.engine.cancel(principal(request), request.path_params["run_id"])
-    return json_response(run_view(run), 200 if run.done else 202, {"Location": f"/api/v1/runs/{run.id}"})
+    return json_response(run_view(run)) if run.done else _taken(run)
+
+
+async def run_events(service: Service, request: Request) -> ASGIApp:
+    """What happens to a run, from its beginning or from behind the last event that the client saw."""
+    caller, run_id = principal(request), request.path_params["run_id"]
+    await service.engine.run(caller, run_id)
+    last = request.headers.get("last-event-id", "")
+    if last == END:
+        # No content tells a browser's EventSource that there is nothing to come back for.
+        return Response(status_code=204)
+    events = service.engine.events(caller, run_id, last=last)
+    return EventStream(frames(events, request.scope["request_id"]), service.clock)
+
+
+async def approve_run(service: Service, request: Request) -> ASGIApp:
+    """Let a run make the tool call that it asks about."""
+    asked = decode(await read_json(request, service.settings.max_body_bytes), Decision)
+    run = await service.engine.approve(principal(request), request.path_params["run_id"], asked.hash)
+    return _taken(run)
+
+
+async def deny_run(service: Service, request: Request) -> ASGIApp:
+    """Keep a run from the tool call that it asks about."""
+    asked = decode(await read_json(request, service.settings.max_body_bytes), Decision)
+    run = await service.engine.deny(principal(request), request.path_params["run_id"], asked.hash)
+    return _taken(run)
+
+
+def _taken(run: Run) -> ASGIApp:
+    return json_response(run_view(run), 202, {"Location": f"/api/v1/runs/{run.id}"})
 
 
 def _step_view(step: Step) -> StepView:

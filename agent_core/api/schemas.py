@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from agent_core.engine.runs import Run, Session
+from agent_core.engine.runs import Question, Run, Session
 from agent_core.messages import (
     Audio,
     DataClass,
@@ -138,6 +138,12 @@ class AgentRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ) = None
 
 
+class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An answer to a question of a run; `hash` is the question's, so that it counts for those arguments alone."""
+
+    hash: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
 class RunsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which page of a list, newest first."""
 
@@ -211,6 +217,22 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: ToolResult | None = None
 
 
+class QuestionView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run asks a person: may this tool be called with these arguments?
+
+    `reason` is `approval` where the tool wants it so, `uncertain` where a crash left open whether the tool has run:
+    then approving has it run now, denying leaves it.
+    """
+
+    tool: str
+    arguments: str
+    hash: str
+    reason: Literal["approval", "uncertain"]
+    status: Literal["asked", "approved", "denied"]
+    asked_at: Instant
+    expires_at: Instant
+
+
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A run: the work that answers one message."""
 
@@ -229,6 +251,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: Instant
     finished_at: Instant | None
     problem: Problem | None = None
+    questions: Annotated[list[QuestionView], Meta(description="What it asks a person, while it waits.")] = []
 
 
 class RunDetail(RunView, frozen=True, kw_only=True):
@@ -320,6 +343,19 @@ def reply_view(message: Message) -> ReplyView:
     return ReplyView(text=message.text, parts=list(message.parts), tool_calls=list(message.tool_calls))
 
 
+def question_view(question: Question) -> QuestionView:
+    """What a run asks a person."""
+    return QuestionView(
+        tool=question.tool,
+        arguments=question.arguments,
+        hash=question.hash,
+        reason=question.reason,
+        status=question.status,
+        asked_at=instant(question.asked_at),
+        expires_at=instant(question.expires_at),
+    )
+
+
 def run_fields(run: Run, problem: Problem | None) -> dict[str, Any]:
     """The fields of a RunView."""
     return {
@@ -338,6 +374,7 @@ def run_fields(run: Run, problem: Problem | None) -> dict[str, Any]:
         "created_at": instant(run.created_at),
         "finished_at": instant(run.finished_at) if run.finished_at else None,
         "problem": problem,
+        "questions": [question_view(question) for question in run.questions],
     }
 
 

@@ -14,6 +14,9 @@ from agent_core.clock import Clock
 HEARTBEAT_SECONDS = 15.0
 """Longest silence on a stream: proxies cut connections that say nothing for half a minute or more."""
 
+GATHER_SECONDS = 0.005
+"""What comes this soon after a piece was sent waits for company: fewer writes, and nobody reads that fast."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,12 +50,13 @@ class EventStream:
         self._ready: list[bytes] = []
         self._put_at = clock.monotonic()
         self._over = False
+        self._gathering = False
         self._change = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the stream."""
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        tasks = [asyncio.create_task(work) for work in (self._gather(), self._beat(), self._watch(receive))]
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._beat(), self._watch(receive))]
         try:
             await self._forward(send)
             if tasks[0].done():
@@ -66,6 +70,7 @@ class EventStream:
             await self._frames.aclose()
 
     async def _forward(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
         while not self._over or self._ready:
             await self._change.wait()
             self._change.clear()
@@ -73,9 +78,16 @@ class EventStream:
                 body = b"".join(self._ready)
                 self._ready.clear()
                 await send({"type": "http.response.body", "body": body, "more_body": True})
+                self._gathering = True
+                loop.call_later(GATHER_SECONDS, self._gathered)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _gather(self) -> None:
+    def _gathered(self) -> None:
+        self._gathering = False
+        if self._ready:
+            self._change.set()
+
+    async def _read(self) -> None:
         try:
             async for frame in self._frames:
                 self._put(frame)
@@ -98,7 +110,8 @@ class EventStream:
     def _put(self, frame: bytes) -> None:
         self._put_at = self._clock.monotonic()
         self._ready.append(frame)
-        self._change.set()
+        if not self._gathering:
+            self._change.set()
 
     def _end(self) -> None:
         self._over = True

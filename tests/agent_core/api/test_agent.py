@@ -199,3 +199,55 @@ async def test_a_run_is_cancelled_at_its_next_step(house: House, gate: Any) -> N
         assert (answer.status_code, answer.json()["type"]) == (409, "urn:sampan:problem:cancelled")
         late = await client.post(f"{running}/cancel")
         assert (late.status_code, late.json()["status"]) == (200, "cancelled")
+
+
+@tool(effects="once", approval=True)
+def refund(order: str) -> str:
+    """Pay an order back."""
+    return f"paid {order} back"
+
+
+@pytest.mark.parametrize(("verb", "content"), [("approve", "paid 7 back"), ("deny", "")])
+async def test_a_run_asks_a_person(house: House, events: Any, verb: str, content: str) -> None:
+    home = house(ToolCall("c1", "refund", '{"order": "7"}'), "Settled.", tools=[refund])
+    answer = await home.say("Refund order 7")
+    waiting = answer.json()
+    assert (answer.status_code, waiting["status"]) == (202, "waiting")
+    where = answer.headers["location"]
+    [question] = waiting["questions"]
+    assert (question["tool"], question["reason"], question["status"]) == ("refund", "approval", "asked")
+    assert question["arguments"] == '{"order": "7"}'
+    assert [event.type for event in events((await home.get(f"{where}/events")).text)][-1] == "waiting"
+    async with home.client() as client:
+        wrong = await client.post(f"{where}/{verb}", json={"hash": "0"})
+        assert wrong.status_code == 404
+        said = await client.post(f"{where}/{verb}", json={"hash": question["hash"]})
+        assert said.status_code == 202
+        again = await client.post(f"{where}/{verb}", json={"hash": question["hash"]})
+        assert (again.status_code, again.json()["type"]) == (409, "urn:sampan:problem:conflict")
+    await home.app.engine.drain()
+    run = (await home.get(where)).json()
+    assert (run["status"], run["reply"]["text"]) == ("succeeded", "Settled.")
+    result = run["journal"][1]["result"]
+    assert result["content"] == content if content else result["error"]
+
+
+async def test_an_answer_may_be_fetched_later(house: House, gate: Any) -> None:
+    home = house(ToolCall("c1", "wait"), "Done.", tools=[gate.tool])
+    answer = await home.say("Go", {"Prefer": "respond-async"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert answer.headers["preference-applied"] == "respond-async"
+    await gate.reached.wait()
+    gate.open.set()
+    await home.app.engine.drain()
+    assert (await home.get(answer.headers["location"])).json()["reply"]["text"] == "Done."
+
+
+async def test_an_answer_is_waited_for_no_longer_than_one_prefers(house: House, gate: Any) -> None:
+    home = house(ToolCall("c1", "wait"), "Done.", "Quick.", tools=[gate.tool])
+    answer = await home.say("Go", {"Prefer": "wait=0"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
+    gate.open.set()
+    await home.app.engine.drain()
+    quick = await home.say("And now?", {"Prefer": "wait=10"})
+    assert (quick.status_code, quick.headers["preference-applied"]) == (200, "wait=10")

@@ -359,6 +359,23 @@ def test_an_error_in_a_stream_is_raised_by_the_client(serve: Callable[..., Serve
             list(stream)
 
 
+def test_a_run_that_waits_for_a_person_is_a_conflict(serve: Callable[..., Served]) -> None:
+    @tool(effects="once", approval=True)
+    def refund(order: str) -> str:
+        """Pay an order back."""
+        return "paid"
+
+    call = ToolCall("c1", "refund", '{"order": "7"}')
+    served = serve(call, call, tools=[refund])
+    with served.client(max_retries=2) as client:
+        with pytest.raises(openai.ConflictError, match="waits for a person"):
+            client.chat.completions.create(model="assistant", messages=[user("Refund")])
+        stream = client.chat.completions.create(model="assistant", messages=[user("Refund")], stream=True)
+        with pytest.raises(openai.APIError, match="waits for a person"):
+            list(stream)
+    assert len(served.model.prompts) == 2, "each question starts one run, no more"
+
+
 def test_it_does_not_repeat_by_itself_what_would_fail_again(serve: Callable[..., Served]) -> None:
     """By default the client sends a failed request twice more; each would be another run."""
     served = serve(ModelRefusedError("no key"))

@@ -96,6 +96,23 @@ async def test_a_key_replays_as_a_stream(house: House, events: Events) -> None:
     assert events(again.text)[-1].data == events(first.text)[-1].data
 
 
+async def test_a_stream_that_was_cut_goes_on_behind_its_last_event(house: House, events: Events) -> None:
+    home = house("one two three four")
+    whole = events((await home.say("count", stream=True)).text)
+    run_id = whole[0].data["run_id"]
+    for place in range(len(whole)):
+        rest = await home.get(f"/api/v1/runs/{run_id}/events", headers={"Last-Event-ID": whole[place].id})
+        if whole[place].type == "reply":
+            assert (rest.status_code, rest.content) == (204, b"")
+            break
+        seen = whole[: place + 1] + events(rest.text)
+        assert "".join(event.data["text"] for event in seen if event.type == "text") == "one two three four"
+        assert seen[-1] == whole[-1]
+    told = events((await home.get(f"/api/v1/runs/{run_id}/events")).text)
+    assert (told[0].type, told[-1]) == ("run", whole[-1])
+    assert (await home.get("/api/v1/runs/none/events")).status_code == 404
+
+
 async def test_what_is_ready_together_goes_out_together(house: House) -> None:
     home = house("word " * 200)
     sent: list[dict[str, Any]] = []

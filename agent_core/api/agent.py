@@ -1,0 +1,79 @@
+"""`/api/v1/agent`: a message in, an answer out, whole or in pieces."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from agent_core.api import problems
+from agent_core.api.answers import json_response, wants_events
+from agent_core.api.bodies import decode, read_json
+from agent_core.api.idempotency import REPLAYED, fingerprint, idempotency_key
+from agent_core.api.principal import principal
+from agent_core.api.runs import frames, run_view
+from agent_core.api.schemas import AgentRequest
+from agent_core.api.service import Service
+from agent_core.api.sse import EventStream
+from agent_core.engine.runs import Inbound, Run
+from agent_core.errors import InputError
+from agent_core.messages import DataClass, Message
+
+_WAIT = re.compile(r"wait\s*=\s*(\d{1,4})", re.IGNORECASE)
+
+
+async def post_agent(service: Service, request: Request) -> ASGIApp:
+    """Answer a message, whole or in pieces, or take it on for later."""
+    body = await read_json(request, service.settings.max_body_bytes)
+    asked = decode(body, AgentRequest)
+    key = idempotency_key(request.headers)
+    inbound = Inbound(
+        messages=_messages(asked, asked.data_class or service.settings.data_class),
+        principal=principal(request),
+        agent=asked.agent or "",
+        session_id=asked.session_id or "",
+        key=key,
+        fingerprint=fingerprint(request.scope["path"], asked) if key else "",
+        metadata=asked.metadata,
+    )
+    if wants_events(request) if asked.stream is None else asked.stream:
+        return await _streamed(service, request, inbound)
+    preferences = ",".join(request.headers.getlist("prefer"))
+    if "respond-async" in preferences.lower():
+        run = await service.engine.submit(inbound)
+        return _response(run, request, {"Preference-Applied": "respond-async"})
+    wait = _WAIT.search(preferences)
+    run = await service.engine.answer(inbound, wait_seconds=max(float(wait[1]), 0.001) if wait else 0.0)
+    return _response(run, request, {"Preference-Applied": f"wait={wait[1]}"} if wait else {})
+
+
+def _messages(asked: AgentRequest, data_class: DataClass) -> tuple[Message, ...]:
+    if isinstance(asked.messages, list) and not asked.message:
+        return tuple(message.message(data_class) for message in asked.messages)
+    if asked.messages or not asked.message:
+        raise InputError("send either `message` (a string or a message) or `messages` (a list)", field="$")
+    if isinstance(asked.message, str):
+        return (Message.of("user", asked.message, data_class=data_class),)
+    return (asked.message.message(data_class),)
+
+
+async def _streamed(service: Service, request: Request, inbound: Inbound) -> EventStream:
+    events = service.engine.stream(inbound)
+    first = await anext(events)  # raises what acceptance raises, while an error can still be a problem
+    headers = REPLAYED if isinstance(first.data, dict) and first.data.get("replayed") else None
+    return EventStream(frames(events, request.scope["request_id"], first), service.clock, headers)
+
+
+def _response(run: Run, request: Request, headers: dict[str, str]) -> Response:
+    """The answer to a message: its run, or why the run failed; 202 where it goes on without the caller."""
+    headers["Location"] = f"/api/v1/runs/{run.id}"
+    if run.replayed:
+        headers |= REPLAYED
+    problem = problems.of_run(run)
+    if problem is not None:
+        return problems.response(problem, request.scope["path"], headers=headers)
+    if not run.done and run.status != "waiting":
+        headers["Retry-After"] = "1"
+    return json_response(run_view(run), 200 if run.done else 202, headers)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from starlette.types import ASGIApp
 
 from agent_core.agent import Agent, Responder
@@ -16,8 +18,9 @@ from agent_core.clock import Clock, SystemClock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.engine import Engine
-from agent_core.engine.kit import Kit
-from agent_core.errors import ConfigError
+from agent_core.engine.kit import Deliverer, Kit
+from agent_core.engine.sweeper import Swept
+from agent_core.errors import ConfigError, StoreError
 from agent_core.loader import load_agents
 from agent_core.models.base import Model
 from agent_core.models.catalog import make_model, resolve
@@ -27,6 +30,8 @@ from agent_core.settings import Settings
 from agent_core.store.base import Store
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
+
+log = logging.getLogger("sampan.app")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,21 @@ class App:
         pages = all(find_spec(package) for package in ("a2wsgi", "flask"))
         mounts = [("/console", Pages(self.engine, self.settings, self.clock))] if pages else []
         return build(self.engine, self.settings, clock=self.clock, mounts=mounts)
+
+    async def look_after(self) -> None:
+        """Sweep for ever, now and then: what a server does beside answering. Ends by being cancelled."""
+        while True:
+            try:
+                swept = await self.engine.sweep()
+            except StoreError as error:
+                log.warning("sweep=<failed> | trying again: %s", error)
+            else:
+                if swept != Swept():
+                    log.info(
+                        "resumed=<%d>, pushed=<%d>, given_up=<%d> | swept", *msgspec.structs.astuple(swept)
+                    )
+            # A little earlier or later each time, so that many processes do not all come at once.
+            await self.clock.sleep(self.settings.sweep_seconds * (0.8 + 0.4 * self.clock.random()))
 
     async def close(self) -> None:
         """Wait for the runs under way, then let go of everything."""
@@ -96,6 +116,7 @@ def build_app(
         agents=bound,
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
+        deliverers=make_deliverers(settings, clock, wire),
     )
     return App(
         settings=settings,
@@ -119,6 +140,15 @@ def make_wire(settings: Settings, clock: Clock) -> Wire:
     from agent_core.wire.httpcore import HttpcoreWire
 
     return RetryWire(HttpcoreWire(), clock, retries=settings.model_retries)
+
+
+def make_deliverers(settings: Settings, clock: Clock, wire: Wire) -> dict[str, Deliverer]:
+    """Who brings replies to those who want them pushed. Imported only when set up, for cold start."""
+    if not settings.callback_secret:
+        return {}
+    from agent_core.channels.callback import KIND, Callback
+
+    return {KIND: Callback(wire, clock, settings.callback_secret)}
 
 
 def make_store(settings: Settings, clock: Clock) -> Store:

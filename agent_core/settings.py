@@ -1,7 +1,8 @@
 """Every knob, in one frozen object. The only file that reads the environment.
 
 A field `max_body_bytes` is set by `SAMPAN_MAX_BODY_BYTES`; those of the model have their plain names
-(`MODEL_ENDPOINT`, `MODEL_NAME`, `MODEL_API_KEY`, `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`), so that a deployment needs no code change. docs/settings.md lists all.
+(`MODEL_ENDPOINT`, `MODEL_NAME`, `MODEL_API_KEY`, `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`), so that a deployment needs no
+code change. docs/settings.md lists all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
 PLAIN = ("model_endpoint", "model_name", "model_api_key", "openai_api_key", "anthropic_api_key")
-SECRET = ("model_api_key", "openai_api_key", "anthropic_api_key")
+SECRET = ("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +95,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     lease_seconds: Seconds = 30.0
     """How long a worker holds a session without renewing its lease."""
+
+    sweep_seconds: Seconds = 60.0
+    """How often a server looks for work that was left lying: dead workers' runs, undelivered replies."""
+
+    callback_secret: str = ""
+    """Secret that signs callbacks (Standard Webhooks: `whsec_` and base64); without it there are none."""
 
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body."""

@@ -6,8 +6,12 @@ from typing import Literal
 
 import msgspec
 
-from agent_core.engine.runs import Delivery, Pending, Run
-from agent_core.messages import Principal
+from agent_core.engine import keys
+from agent_core.engine.kit import Kit
+from agent_core.engine.runs import Delivery, Due, Pending, Run
+from agent_core.errors import ConditionError, ConflictError, NotFoundError
+from agent_core.messages import Principal, from_record, to_record
+from agent_core.store.base import Delete, Equals, Key, Put, Update, Write
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,3 +50,73 @@ def dead_letter(
         pending=pending,
         delivery=delivery,
     )
+
+
+async def list_dead(kit: Kit, tenant: str, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
+    """Dead letters of a tenant, by run id; `after` is the id of the last one already seen."""
+    page = await kit.store.query(keys.dead(tenant, "").partition, after=after, limit=limit)
+    return [from_record(DeadLetter, record.fields) for record in page.records]
+
+
+async def read_dead(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
+    """The dead letter of a run; raises NotFoundError."""
+    for suffix in ("", "/push"):
+        record = await kit.store.get(keys.dead(tenant, run_id + suffix))
+        if record is not None:
+            return from_record(DeadLetter, record.fields)
+    raise NotFoundError(f"there is no dead letter of run {run_id}")
+
+
+async def redrive(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
+    """Bring a dead letter back: its message to the inbox (the journal is kept), its push to the outbox.
+
+    Raises NotFoundError, or ConflictError where somebody else brought it back in this moment.
+    """
+    letter = await read_dead(kit, tenant, run_id)
+    writes = _push_again(kit, letter) if letter.kind == "push" else _run_again(kit, letter)
+    suffix = "/push" if letter.kind == "push" else ""
+    try:
+        await kit.store.write(
+            Delete(keys.dead(tenant, run_id + suffix), when=(Equals("run_id", run_id),)), *writes
+        )
+    except ConditionError as error:
+        raise ConflictError(f"run {run_id} was brought back by somebody else, or runs again") from error
+    return letter
+
+
+def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
+    assert letter.pending is not None  # a run's letter carries its message
+    principal = letter.principal
+    due = keys.due(kit.clock.now(), principal.tenant, letter.run_id)
+    pending = Key(keys.session(principal, letter.session_id), keys.PENDING + kit.clock.new_id())
+    run = Key(keys.run(principal.tenant, letter.run_id), keys.RUN)
+    entry = Due(
+        kind="run",
+        tenant=principal.tenant,
+        user=principal.user,
+        session_id=letter.session_id,
+        run_id=letter.run_id,
+    )
+    return [
+        Update(
+            run,
+            set={"status": "queued", "failure": None, "finished_at": 0.0},
+            when=(Equals("status", "failed"),),
+        ),
+        Update(Key(pending.partition, keys.STATE), set={"v": 1}, add={"arrivals": 1}),
+        Put(pending, to_record(msgspec.structs.replace(letter.pending, due=due.sort))),
+        Put(due, to_record(entry)),
+    ]
+
+
+def _push_again(kit: Kit, letter: DeadLetter) -> list[Write]:
+    principal = letter.principal
+    entry = Due(
+        kind="push",
+        tenant=principal.tenant,
+        user=principal.user,
+        session_id=letter.session_id,
+        run_id=letter.run_id,
+        delivery=letter.delivery,
+    )
+    return [Put(keys.due(kit.clock.now(), principal.tenant, letter.run_id, suffix="/push"), to_record(entry))]

@@ -12,6 +12,7 @@ import msgspec
 from agent_core.engine import keys
 from agent_core.engine.accept import accept, lease_of, take
 from agent_core.engine.approvals import Decision, decide
+from agent_core.engine.dead import DeadLetter, list_dead, read_dead, redrive
 from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
 from agent_core.engine.kit import Kit
@@ -264,6 +265,25 @@ class Engine:
         if not any(question.open_at(self._clock.now()) for question in run.questions):
             await self._wake(run.principal, run.session_id)
         return run
+
+    # What was given up
+
+    async def dead(self, principal: Principal, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
+        """Dead letters of the caller's tenant, by run id; `after` is the id of the last one already seen."""
+        return await list_dead(self._kit, principal.tenant, limit=limit, after=after)
+
+    async def dead_letter(self, principal: Principal, run_id: str) -> DeadLetter:
+        """The dead letter of a run; raises NotFoundError."""
+        return await read_dead(self._kit, principal.tenant, run_id)
+
+    async def redrive(self, principal: Principal, run_id: str) -> DeadLetter:
+        """Bring a dead letter back and have it worked on; raises NotFoundError or ConflictError."""
+        letter = await redrive(self._kit, principal.tenant, run_id)
+        if letter.kind == "run":
+            await self._wake(letter.principal, letter.session_id)
+        else:
+            await self.sweep()
+        return letter
 
     # What is stored
 

@@ -53,7 +53,9 @@ async def perform(attempt: Attempt) -> Finish:
 
 async def _take_in(attempt: Attempt, messages: Sequence[Message]) -> None:
     for message in messages:
-        if message.role == "user":
+        if message.role == "user" and attempt.bound.plugins.reads_messages:
+            # Plugins see the whole of a long part, not the beginning that its record holds.
+            (message,) = await window.inline([message], attempt.blobs, attempt.run.principal.tenant)
             message = await attempt.bound.plugins.process(message, attempt.turn())
         attempt.messages.append(message)
 

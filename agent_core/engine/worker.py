@@ -66,6 +66,7 @@ class Worker:
         self._lease = lease
         self._fresh = fresh
         self._stop_at = stop_at
+        self._ended: list[Run] = []
 
     async def work(self, history: int, *, whole: bool = False) -> bool:
         """Answer all that is in the inbox, then release the lease; False where another worker must go on.
@@ -86,6 +87,9 @@ class Worker:
         except LeaseLostError:
             log.warning("session=<%s> | lease lost; another worker goes on", self._session_id)
             return True
+        finally:
+            if self._kit.deliverers:
+                await asyncio.gather(*map(self._push, self._ended))
 
     async def _next(self, history: int, whole: bool) -> bool:
         """Answer the oldest message of the inbox; True when the lease is released."""
@@ -162,7 +166,7 @@ class Worker:
         runs, released = await closing.commit(ended, messages, journal)
         for done in runs:
             self._tell(done)
-            await self._push(done)
+        self._ended += runs
         return released
 
     def _tell(self, run: Run) -> None:
@@ -173,8 +177,6 @@ class Worker:
 
     async def _push(self, run: Run) -> None:
         """Try the first delivery at once, if there is one; the outbox entry stays until it arrives."""
-        if not self._kit.deliverers:
-            return
         key = push_key(run)
         record = await self._kit.store.get(key)
         if record is not None:

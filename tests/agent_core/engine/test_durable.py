@@ -266,6 +266,16 @@ async def test_a_run_that_dies_every_time_is_given_up_and_the_session_goes_on() 
     run = await app.engine.run(ME, keys.run_id(ME, "k"))
     assert (run.status, run.failure.slug) == ("failed", "given-up")
     assert (await app.engine.answer(said("Hi", session_id="s"))).reply.text == "Hello."
+    [letter] = await app.engine.dead(ME)
+    assert (letter.run_id, letter.kind, letter.attempts) == (run.id, "run", 5)
+    bank.hangs = False
+    app = world.start("Paid at last.", tools=[bank.pay("repeatable")])
+    await app.engine.redrive(ME, run.id)
+    await app.engine.drain()
+    run = await app.engine.run(ME, run.id)
+    assert (run.status, run.reply.text) == ("succeeded", "Paid at last.")
+    assert await app.engine.dead(ME) == []
+    assert len(bank.paid) == 1
 
 
 class Postman(Deliverer):

@@ -1,0 +1,1 @@
+"""Services that messages come from and replies go to, one file each. No rule of the engine here."""

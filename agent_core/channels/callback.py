@@ -1,0 +1,104 @@
+"""Callbacks: the end of a run is sent to an address of the caller's, signed by Standard Webhooks."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent_core.clock import Clock
+from agent_core.costs.ledger import dollars
+from agent_core.engine.runs import Delivery, Run
+from agent_core.errors import AgentError, ConfigError, InputError, WireError
+from agent_core.security.signatures import standard_headers, standard_key
+from agent_core.wire.base import Request, Timeouts, Wire
+
+KIND = "callback"
+TIMEOUTS = Timeouts(connect=5.0, first_byte=15.0, between_chunks=5.0, total=20.0)
+
+
+class GoneError(AgentError):
+    """The receiver wants no more of these (410)."""
+
+    slug, title = "callback-gone", "The receiver of callbacks is gone"
+
+
+class Callback:
+    """Delivers to an https address; http only on this machine.
+
+    The id of the webhook is the run's, the same for every try, so that a receiver can tell a repetition.
+    """
+
+    def __init__(self, wire: Wire, clock: Clock, secret: str) -> None:
+        standard_key(secret)
+        self._wire = wire
+        self._clock = clock
+        self._secret = secret
+
+    async def deliver(self, run: Run, delivery: Delivery, push_id: str) -> None:
+        """Send the end of the run; an answer of 2xx is arrival, 410 means never again, all else is tried again."""
+        check_address(delivery.address)
+        body = msgspec.json.encode(
+            {"type": f"run.{run.status}", "timestamp": run.finished_at, "data": _data(run)}
+        )
+        headers = standard_headers(self._secret, push_id, int(self._clock.now()), body)
+        answer = await self._wire.send(
+            Request(
+                method="POST",
+                url=delivery.address,
+                headers={"content-type": "application/json", **headers},
+                body=body,
+                timeouts=TIMEOUTS,
+            )
+        )
+        if answer.status == 410:
+            raise GoneError(f"{delivery.address} answered 410: it wants no more")
+        if not 200 <= answer.status < 300:
+            raise WireError(f"{delivery.address} answered {answer.status}")
+
+
+def check_address(address: str) -> None:
+    """Raise InputError where callbacks don't go to this address."""
+    parts = urlsplit(address)
+    host = parts.hostname or ""
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        number = None
+    local = host == "localhost" or (number is not None and number.is_loopback)
+    if parts.scheme == "http" and local:
+        return
+    if parts.scheme != "https" or not host or parts.username or parts.password:
+        raise InputError("a callback goes to an https address without a password in it", field="$.callback")
+    if local or (number is not None and not number.is_global):
+        raise InputError("a callback does not go into a private network", field="$.callback")
+
+
+def check_secret(secret: str) -> None:
+    """Raise ConfigError where callbacks can't be signed."""
+    if not secret:
+        raise ConfigError(
+            "callbacks need SAMPAN_CALLBACK_SECRET: whsec_ followed by base64 of 32 random bytes"
+        )
+    standard_key(secret)
+
+
+def _data(run: Run) -> dict[str, Any]:
+    failure = run.failure and {
+        "type": run.failure.slug,
+        "title": run.failure.title,
+        "detail": run.failure.detail,
+    }
+    return {
+        "run_id": run.id,
+        "session_id": run.session_id,
+        "agent": run.agent,
+        "status": run.status,
+        "reply": None if run.reply is None else {"text": run.reply.text},
+        "failure": failure,
+        "usage": msgspec.to_builtins(run.usage),
+        "cost": {"usd": dollars(run.cost), "known": not run.unpriced},
+        "metadata": run.metadata,
+    }

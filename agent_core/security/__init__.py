@@ -1,0 +1,1 @@
+"""Who may do what, and what can be trusted: signatures first. Decides; carries nothing out."""

@@ -102,6 +102,12 @@
       show(() => this.words.querySelector(".text").append(text));
     }
 
+    // Another worker took over and says the step's words anew.
+    on_restart() {
+      this.words?.remove();
+      this.words = null;
+    }
+
     on_reasoning({ text }) {
       this.thoughts ??= add("thinking-item", () => {});
       show(() => this.thoughts.querySelector(".text").append(text));

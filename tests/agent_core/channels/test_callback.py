@@ -12,13 +12,13 @@ from agent_core.engine.runs import Delivery, Inbound
 from agent_core.errors import InputError
 from agent_core.security.signatures import standard_valid
 from agent_core.testing import ManualClock, ScriptedModel, ScriptedWire, test_app
-from agent_core.wire.base import Response
+from agent_core.wire.scripted import Answer
 
 ME = Principal()
 SECRET = "whsec_" + "C" * 32
 
 
-def house(*answers: Response):
+def house(*answers: Answer):
     clock, wire = ManualClock(), ScriptedWire(answers)
     app = test_app(Agent(name="assistant", model=ScriptedModel(["Hello."])), clock=clock)
     app.engine._kit.deliverers["callback"] = Callback(wire, clock, SECRET)
@@ -30,7 +30,7 @@ def said(address: str) -> Inbound:
 
 
 async def test_a_callback_is_signed_and_repeated_under_one_id_until_it_arrives() -> None:
-    app, wire, clock = house(Response(status=500), Response(status=204))
+    app, wire, clock = house(Answer(status=500), Answer(status=204))
     run = await app.engine.answer(said("https://example.com/hook"))
     await app.engine.drain()
     clock.advance(10)
@@ -45,7 +45,7 @@ async def test_a_callback_is_signed_and_repeated_under_one_id_until_it_arrives()
 
 
 async def test_a_receiver_that_says_gone_becomes_a_dead_letter_and_can_be_brought_back() -> None:
-    app, wire, clock = house(Response(status=410), Response(status=200))
+    app, wire, clock = house(Answer(status=410), Answer(status=200))
     run = await app.engine.answer(said("https://example.com/hook"))
     await app.engine.drain()
     clock.advance(100_000)

@@ -46,8 +46,8 @@ _REFUSALS = frozenset(
 _LONGEST_MESSAGE = 500
 _DRAIN_SECONDS = 0.1
 
-T = TypeVar("T")
 E = TypeVar("E", bound=ModelError)
+Body = Callable[[], dict[str, Any]]
 
 
 class Reader(Protocol):
@@ -75,10 +75,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: Timeouts
     clock: Clock
 
-    async def reply(self, body: dict[str, Any], read: Callable[[bytes], Reply]) -> Reply:
-        """The whole reply that `read` makes of the answer's body."""
+    async def reply(self, write: Body, read: Callable[[bytes], Reply]) -> Reply:
+        """The whole reply that `read` makes of the answer's body. `write` makes the request's."""
         try:
-            answer = await self.wire.send(self._request(body))
+            answer = await self.wire.send(self._request(write()))
             if not 200 <= answer.status < 300:
                 raise failure(answer.status, answer.headers, answer.body, self.clock.now())
             return read(answer.body)
@@ -87,10 +87,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         except ModelError as error:
             raise self._named(error) from None
 
-    async def stream(self, body: dict[str, Any], reader: Reader) -> AsyncIterator[Chunk]:
+    async def stream(self, write: Body, reader: Reader) -> AsyncIterator[Chunk]:
         """The chunks that the reader makes of the answer, the last one with the whole reply."""
         try:
-            async with self.wire.stream(self._request(body)) as answer:
+            async with self.wire.stream(self._request(write())) as answer:
                 await self._check(answer)
                 async for piece in answer.chunks:
                     for chunk in reader.feed(piece):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from agent_core.clock import Clock, SystemClock
 from agent_core.errors import ConfigError
@@ -50,13 +51,16 @@ class OpenAIModel:
 
     async def reply(self, prompt: Prompt) -> Reply:
         """The whole reply."""
-        body = to_wire(prompt, self._model, False, limit_field=self._limit_field)
-        return await self._caller.reply(body, lambda answer: from_wire(answer, self._model))
+        return await self._caller.reply(
+            lambda: self._to_wire(prompt, stream=False), lambda answer: from_wire(answer, self._model)
+        )
 
     def stream(self, prompt: Prompt) -> AsyncIterator[Chunk]:
         """The reply in pieces; the last chunk, and only that, holds the whole `reply`."""
-        body = to_wire(prompt, self._model, True, limit_field=self._limit_field)
-        return self._caller.stream(body, ChunkReader(self._model))
+        return self._caller.stream(lambda: self._to_wire(prompt, stream=True), ChunkReader(self._model))
+
+    def _to_wire(self, prompt: Prompt, *, stream: bool) -> dict[str, Any]:
+        return to_wire(prompt, self._model, stream, limit_field=self._limit_field)
 
     async def close(self) -> None:
         """Nothing to let go of: the wire belongs to whoever gave it."""

@@ -60,7 +60,8 @@ class SystemClock:
         milliseconds = time.time_ns() // 1_000_000
         last, noise = self._last
         if milliseconds <= last:  # same millisecond, or a clock set back: go on counting, so that order holds
-            milliseconds, noise = last, noise + 1
+            # By steps of chance: another thread, or a child forked just now, may count from the same number.
+            milliseconds, noise = last, noise + 1 + int.from_bytes(os.urandom(5))
         else:
             # os.urandom, not random: it stays different in processes restored from one snapshot.
             noise = int.from_bytes(os.urandom(9))  # 8 bits short of full, so that counting can't overflow

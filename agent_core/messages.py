@@ -235,7 +235,9 @@ def from_record(kind: type[S], fields: dict[str, Any]) -> S:
 
     Raises StoreError where the record was written by a newer Sampan or is no such struct.
     """
-    version = int(fields.get("v", 1))
+    version = fields.get("v", 1)
+    if not isinstance(version, int):
+        raise StoreError(f"a stored {kind.__name__} can't be read: its version is {version!r}")
     if version > VERSION:
         raise StoreError(f"record of version {version}: this Sampan reads up to {VERSION}; update it")
     while version < VERSION:

@@ -56,6 +56,10 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the stream."""
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        if scope.get("method") == "HEAD":
+            await self._frames.aclose()
+            await send({"type": "http.response.body"})
+            return
         tasks = [asyncio.create_task(work) for work in (self._read(), self._beat(), self._watch(receive))]
         try:
             await self._forward(send)

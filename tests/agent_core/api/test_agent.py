@@ -186,6 +186,22 @@ async def test_a_passing_failure_may_be_tried_again_under_its_key(house: House) 
     assert (again.status_code, again.json()["reply"]["text"]) == (200, "Here now.")
 
 
+async def test_what_a_failed_try_had_done_is_not_done_again(house: House) -> None:
+    done: list[str] = []
+
+    @tool(effects="once")
+    def order(title: str) -> str:
+        """Order a book."""
+        done.append(title)
+        return "ordered"
+
+    home = house(ToolCall("c1", "order", '{"title": "Emma"}'), ModelBusyError("busy"), "Done.", tools=[order])
+    first = await home.say("Emma, please", {"Idempotency-Key": "k"})
+    again = await home.say("Emma, please", {"Idempotency-Key": "k"})
+    assert (first.status_code, again.json()["reply"]["text"], done) == (503, "Done.", ["Emma"])
+    assert again.json()["steps"] == 3
+
+
 async def test_a_run_is_cancelled_at_its_next_step(house: House, gate: Any) -> None:
     home = house(ToolCall("c1", "wait"), "Done.", tools=[gate.tool])
     first = asyncio.create_task(home.say("Go", {"Idempotency-Key": "k"}))

@@ -111,6 +111,9 @@ async def test_a_stream_that_was_cut_goes_on_behind_its_last_event(house: House,
     told = events((await home.get(f"/api/v1/runs/{run_id}/events")).text)
     assert (told[0].type, told[-1]) == ("run", whole[-1])
     assert (await home.get("/api/v1/runs/none/events")).status_code == 404
+    async with home.client() as client:
+        head = await client.head(f"/api/v1/runs/{run_id}/events")
+    assert (head.status_code, head.content) == (200, b"")
 
 
 async def test_what_is_ready_together_goes_out_together(house: House) -> None:

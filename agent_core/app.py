@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from starlette.types import ASGIApp
 
 from agent_core.agent import Agent, Responder
 from agent_core.blobs.base import Blobs
@@ -32,6 +31,11 @@ from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
 
 log = logging.getLogger("sampan.app")
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+"""An ASGI application. Said here, so that Starlette is loaded only where HTTP is spoken. https://asgi.readthedocs.io"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,8 +97,7 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
         if not after:
             break
     for run_id in runs:
-        page = await kit.store.query(keys.run(principal.tenant, run_id), limit=1000)
-        doomed = [record.key for record in page.records] + doomed
+        doomed = await _keys_of(kit.store, keys.run(principal.tenant, run_id)) + doomed
     if head.listed:
         doomed.append(Key(keys.sessions(principal), head.listed))
     doomed.append(lease.head)
@@ -106,3 +105,14 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
     for start in range(0, len(doomed), MAX_WRITES):
         batch: list[Write] = [Delete(key) for key in doomed[start : start + MAX_WRITES]]
         await kit.store.write(*batch)
+
+
+async def _keys_of(store: Store, partition: str) -> list[Key]:
+    found: list[Key] = []
+    after = ""
+    while True:
+        page = await store.query(partition, after=after, limit=1000)
+        found += [record.key for record in page.records]
+        after = page.after
+        if not after:
+            return found

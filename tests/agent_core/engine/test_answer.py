@@ -12,6 +12,7 @@ import pytest
 from agent_core import Agent, tool
 from agent_core.agent import Limits
 from agent_core.app import App
+from agent_core.engine import keys
 from agent_core.engine.events import position
 from agent_core.engine.runs import Inbound
 from agent_core.errors import (
@@ -22,6 +23,7 @@ from agent_core.errors import (
     SessionBusyError,
 )
 from agent_core.messages import Message, Principal, Reply, ToolCall, Usage
+from agent_core.store.base import Key, Put
 from agent_core.store.memory import MemoryStore
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import CountingStore, ManualClock, ScriptedModel, test_app
@@ -229,6 +231,17 @@ async def test_another_user_sees_neither_session_nor_run() -> None:
     assert await house.app.engine.runs(other) == []
     assert [session.id for session in await house.app.engine.sessions(ME)] == ["s"]
     assert [found.id for found in await house.app.engine.runs(ME)] == [run.id]
+
+
+async def test_erase_removes_runs_that_are_longer_than_a_page_of_the_store() -> None:
+    house = House("noted")
+    run = await house.app.engine.answer(said("hello", session_id="s"))
+    partition = keys.run(ME.tenant, run.id)
+    for number in range(20):
+        await house.store.write(Put(Key(partition, f"{keys.PIECE}{number:04}"), {"text": "x" * 100_000}))
+    assert (await house.store.query(partition)).after, "this takes more than one page"
+    await house.app.engine.erase(ME, "s")
+    assert (await house.store.query(partition)).records == ()
 
 
 async def test_erase_leaves_nothing_but_the_figures_of_the_ledger(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000})
         return
-    raise NotFoundError(f"there is nothing at {scope['path'][:200]}; /openapi.json lists what there is")
+    raise NotFoundError(f"there is nothing at {scope['path'][:200]!r}; /openapi.json lists what there is")
 
 
 class Resource:
@@ -83,7 +83,7 @@ class Resource:
         elif method == "OPTIONS":
             await Response(status_code=204, headers={"Allow": self._allow})(scope, receive, send)
         else:
-            error = MethodError(f"{scope['path'][:200]} takes {self._allow}")
+            error = MethodError(f"{scope['path'][:200]!r} takes {self._allow}")
             problem = problems.of_error(error, scope["request_id"])
             answer = problems.response(problem, scope["path"], headers={"Allow": self._allow})
             await answer(scope, receive, send)
@@ -132,7 +132,7 @@ class Boundary:
                 raise
             await self._refuse(error, scope, receive, guarded)
         except Exception:  # the outermost boundary: the caller gets an answer, the log the reason
-            log.exception("request=<%s>, path=<%s> | request failed", request_id, scope["path"][:200])
+            log.exception("request=<%s>, path=<%r> | request failed", request_id, scope["path"][:200])
             if started:
                 raise
             answer = problems.response(problems.internal(request_id), scope["path"])

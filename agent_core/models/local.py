@@ -42,14 +42,21 @@ class LocalModel:
     """
 
     def __init__(
-        self, name: str, path: str, *, threads: int = 1, max_tokens: int = 256, seconds: float = 300.0
+        self,
+        name: str,
+        path: str,
+        *,
+        threads: int = 1,
+        max_tokens: int = 256,
+        seconds: float = 300.0,
+        context: int = CONTEXT,
     ) -> None:
         self.name = name
         self.tools = False
-        self.context_window = CONTEXT
+        self.context_window = context
         self._max_tokens = max_tokens
         self._seconds = seconds
-        self._llama: Llama | None = shared(path, threads, CONTEXT)
+        self._llama: Llama | None = shared(path, threads, context)
         self._llama.acquire()
 
     async def warm(self) -> None:
@@ -84,7 +91,8 @@ class LocalModel:
         if self._llama is None:
             raise ConfigError(f"{self.name} was closed")
         messages = to_wire(prompt)
-        most = min(prompt.max_tokens or self._max_tokens, CONTEXT // 2)
+        room = self.context_window
+        most = min(prompt.max_tokens or self._max_tokens, room // 2)
         for _ in range(_CUTS):
             body = {**options(prompt, most), "messages": messages}
             reader = ChunkReader(self.name)
@@ -100,9 +108,9 @@ class LocalModel:
                 reply = reader.reply()
                 yield Chunk(reply=msgspec.structs.replace(reply, model=self.name))
                 return
-            messages = shortened(messages, too_long, CONTEXT - most)
+            messages = shortened(messages, too_long, room - most)
         raise ModelRefusedError(
-            f"{self.name}: the message is longer than the {CONTEXT} tokens that the model reads"
+            f"{self.name}: the message is longer than the {room} tokens that the model reads"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -48,6 +49,8 @@ class PluginChain:
         self._before_tool = [hook for hook in hooks if hook.name == "before_tool"]
         self._on_reply = [hook for hook in reversed(hooks) if hook.name == "on_reply"]
         self._after_tool = [hook for hook in reversed(hooks) if hook.name == "after_tool"]
+        self.reads_messages = bool(self._process)
+        """Whether any plugin looks at inbound messages."""
         self.changes_replies = any(
             hasattr(plugin, "on_reply") and not getattr(plugin, "observes", False) for plugin in plugins
         )
@@ -83,7 +86,7 @@ class PluginChain:
         function = functools.partial(hook.function, value, *((turn,) if hook.takes_turn else ()))
         try:
             if hook.inline:
-                return function()
+                return _inline(function)
             threaded = not hook.is_async
             return await user_code.run(function, seconds=self._seconds, clock=self._clock, threaded=threaded)
         except Stop as stop:
@@ -108,6 +111,14 @@ class PluginChain:
                 exc_info=None if secret else error,
             )
             raise _failed(hook, f"raised {type(error).__name__}") from error
+
+
+def _inline(function: Callable[[], Any]) -> Any:
+    """Call it here, on the loop, where an exit or a cancellation must not pass for one of ours."""
+    try:
+        return function()
+    except (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError) as error:
+        raise user_code.Exited(f"it raised {type(error).__name__}") from error
 
 
 def hooks_of(plugin: object) -> list[Hook]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent_core.errors import ConfigError
+from agent_core.plugins.base import HOOKS
 from agent_core.plugins.chain import hooks_of
 
 GROUP = "sampan.plugins"
@@ -27,7 +28,7 @@ def load_plugins(names: Iterable[str]) -> list[object]:
     return [_load(name.strip()) for name in names if name.strip()]
 
 
-def _load(name: str) -> object:
+def _load(name: str) -> Any:
     place = BUILT_IN.get(name) or (name if ":" in name else _installed(name))
     module_name, _, path = place.partition(":")
     try:
@@ -36,16 +37,19 @@ def _load(name: str) -> object:
             found = getattr(found, step)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"plugin {name}: {place} can't be loaded: {error}") from error
-    plugin = found() if isinstance(found, type) or (not _is_plugin(found) and callable(found)) else found
-    hooks_of(plugin)
-    return plugin
+    if isinstance(found, type) or (callable(found) and not _is_plugin(found)):
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigError(f"plugin {name}: {place} can't be made without arguments: {error}") from error
+    hooks_of(found)
+    return found
 
 
 def _installed(name: str) -> str:
     """Where the installed plugin of that name is."""
-    from importlib.metadata import (
-        entry_points,
-    )  # when first asked for: reading what is installed takes its time
+    # When first asked for: reading what is installed takes its time.
+    from importlib.metadata import entry_points
 
     found = entry_points(group=GROUP)
     places = {entry.value for entry in found if entry.name == name}
@@ -62,4 +66,4 @@ def _installed(name: str) -> str:
 
 
 def _is_plugin(thing: object) -> bool:
-    return any(hasattr(thing, hook) for hook in ("process", "on_reply", "before_tool", "after_tool"))
+    return any(hasattr(thing, hook) for hook in HOOKS)

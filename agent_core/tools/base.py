@@ -8,31 +8,15 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 from agent_core.errors import ConfigError
 from agent_core.messages import Effects, ToolSpec
 from agent_core.tools import signature
+from agent_core.tools.arguments import Arguments
 from agent_core.tools.signature import Signature
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-
-class ArgumentsError(Exception):
-    """The arguments a model gave don't fit; each of `problems` names one and says what would be right."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
-
-
-class Arguments(Protocol):
-    """What a tool takes: the schema for the model, and the check of what the model gave."""
-
-    schema: dict[str, Any]
-
-    def read(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments to call the function with; raises ArgumentsError."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +27,8 @@ class Tool:
     repeated under the same `turn.idempotency_key`, "once" must never be. `approval` asks a person first, `stepup`
     asks that person for a second factor. `sensitive` marks what must not be logged and must not run on the word of
     untrusted text alone. `lookup` is a function of the idempotency key that tells what an earlier call gave, or None
-    where there was none: asked after a crash that left open whether the tool ran. `timeout` in seconds; None takes the setting `tool_seconds`.
+    where there was none: asked after a crash that left open whether the tool ran. `timeout` in seconds; None takes
+    the setting `tool_seconds`.
 
     The JSON schema is made when it is first needed, since making it loads pydantic.
     """

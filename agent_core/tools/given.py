@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from agent_core.errors import ConfigError
-from agent_core.tools.base import ArgumentsError
+from agent_core.tools.arguments import ArgumentsError
 from agent_core.tools.validator import LISTS, MAPS, SINGLES, TYPES, Problem, Validator, compiled, subschemas
 
 _DIALECTS = (
@@ -27,7 +27,7 @@ _SHOWN = 300
 class GivenArguments:
     """The arguments of a tool by a given schema. They reach the function as the model sent them."""
 
-    def __init__(self, name: str, schema: dict[str, Any]) -> None:
+    def __init__(self, name: str, schema: Any) -> None:
         if not isinstance(schema, dict) or schema.get("type") != "object":
             raise ConfigError(f'tool {name}: the schema of its arguments must have "type": "object"')
         try:
@@ -141,9 +141,7 @@ def _names(value: Any) -> bool:
 
 
 def _types(value: Any) -> bool:
-    return (
-        isinstance(value, str) and value in TYPES or (_names(value) and bool(value) and set(value) <= TYPES)
-    )
+    return value in TYPES if isinstance(value, str) else _names(value) and bool(value) and set(value) <= TYPES
 
 
 def _number(value: Any) -> bool:

@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import ErrorDetails
 
 from agent_core.errors import ConfigError
-from agent_core.tools.base import ArgumentsError
+from agent_core.tools.arguments import ArgumentsError
 from agent_core.tools.shape import simplify
 from agent_core.tools.signature import MISSING, Argument, Signature
 

@@ -15,7 +15,8 @@ from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock
 from agent_core.errors import AgentError, ConfigError, ToolError
 from agent_core.messages import Effects, ToolCall, ToolResult, ToolSpec, Turn
-from agent_core.tools.base import ArgumentsError, Tool
+from agent_core.tools.arguments import ArgumentsError
+from agent_core.tools.base import Tool
 from agent_core.tools.results import Rendered, clean, head, render
 
 log = logging.getLogger("sampan.tools")
@@ -103,7 +104,7 @@ class Toolbox:
         tool = self._tools.get(call.name)
         try:
             return tool is None or tool.arguments.read(_decoded(call.arguments)) is None
-        except (ArgumentsError, ToolError):
+        except Exception:  # noqa: BLE001 - a type may have a validator of the user's; the call itself will tell
             return True
 
     async def lookup(self, call: ToolCall, turn: Turn) -> ToolResult | None:

@@ -260,7 +260,9 @@ def _numbers(check: Callable[[Any, Any], str]) -> Callable[[Any, Any], str]:
     return lambda limit, value: check(limit, value) if _number(value) else ""
 
 
-def _sized(kind: type, words: str, sign: int) -> Callable[[Any, Any], str]:
+def _sized(
+    kind: type[str] | type[list[Any]] | type[dict[str, Any]], words: str, sign: int
+) -> Callable[[Any, Any], str]:
     def check(limit: Any, value: Any) -> str:
         wrong = isinstance(value, kind) and (len(value) - limit) * sign > 0
         return f"must have at {'most' if sign > 0 else 'least'} {limit} {words}" if wrong else ""
@@ -307,7 +309,16 @@ def subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-SINGLES = ("items", "additionalProperties", "contains", "not", "if", "then", "else", "propertyNames")
+SINGLES: tuple[str, ...] = (
+    "items",
+    "additionalProperties",
+    "contains",
+    "not",
+    "if",
+    "then",
+    "else",
+    "propertyNames",
+)
 SINGLES += ("unevaluatedItems", "unevaluatedProperties")
 KEYWORDS = frozenset((*_ASSERTIONS, *MAPS, *LISTS, *SINGLES, "$ref", "required", "dependentRequired"))
 KEYWORDS |= {"minContains", "maxContains", "$anchor"}

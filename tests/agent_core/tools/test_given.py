@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from agent_core.errors import ConfigError
-from agent_core.tools.base import ArgumentsError, Tool
+from agent_core.tools.arguments import ArgumentsError
+from agent_core.tools.base import Tool
 from agent_core.tools.given import GivenArguments, read_schema
 from agent_core.tools.validator import KEYWORDS, Validator
 from tests.agent_core.tools.samples import SAMPLES

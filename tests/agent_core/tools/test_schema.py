@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent_core.errors import ConfigError
-from agent_core.tools.base import ArgumentsError, Tool, tool
+from agent_core.tools.arguments import ArgumentsError
+from agent_core.tools.base import Tool, tool
 from agent_core.tools.schema import json_schema
 from agent_core.tools.shape import INLINE_BYTES, simplify
 from tests.agent_core.tools.samples import SAMPLES, Node, Person
@@ -314,7 +315,7 @@ def test_pydantic_is_loaded_only_for_schemas_and_types_of_its_own() -> None:
             RED = "red"
 
         @tool
-        def plain(a: str, b: Annotated[int, "x"], c: list[dict[str, float]] | None, d: Literal["x"], e: Colour, turn: Turn):
+        def plain(a: str, b: Annotated[int, "x"], c: list[float] | None, d: Literal["x"], e: Colour, turn: Turn):
             "Plain."
 
         plain.check()

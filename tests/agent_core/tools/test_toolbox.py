@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from agent_core.blobs.memory import MemoryBlobs
 from agent_core.clock import SystemClock
@@ -414,6 +414,67 @@ async def test_a_result_that_can_t_be_kept_is_no_failed_tool() -> None:
 def test_any_value_gives_a_result(value: Any) -> None:
     result = asyncio.run(result_of(lambda: value))
     assert not result.error
+
+
+# -- what the engine asks besides
+
+
+class Strict(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def _rude(cls, value: int) -> int:
+        raise LookupError("a validator's own trouble")
+
+
+async def test_whether_a_call_would_be_run_at_all() -> None:
+    @tool
+    def take(it: Strict) -> str:
+        """Take."""
+        return ""
+
+    box = box_of(order_status, take)
+    asked = [
+        ("order_status", '{"order_id": "A"}'),
+        ("order_status", "{}"),
+        ("order_status", "{"),
+        ("nope", "{}"),
+    ]
+    assert [box.refuses(ToolCall(id="1", name=name, arguments=text)) for name, text in asked] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert box.refuses(ToolCall(id="1", name="take", arguments='{"it": {"n": 1}}'))
+    result = await call(box, "take", {"it": {"n": 1}})
+    assert result.content == "The tool take failed: LookupError: a validator's own trouble"
+
+
+async def test_a_tool_may_tell_what_an_earlier_call_gave() -> None:
+    paid = {"r1-1": {"paid": 5}}
+
+    async def ask(key: str) -> Any:
+        return paid.get(key)
+
+    def fail(key: str) -> Any:
+        raise OSError("no answer")
+
+    box = box_of(
+        Tool(function=lambda: 1, name="sync", effects="once", lookup=paid.get),
+        Tool(function=lambda: 1, name="later", effects="once", lookup=ask),
+        Tool(function=lambda: 1, name="fails", effects="once", lookup=fail),
+        Tool(function=lambda: 1, name="none", effects="once"),
+    )
+    other = msgspec.structs.replace(TURN, idempotency_key="r1-2")
+    for name in ("sync", "later"):
+        found = await box.lookup(ToolCall(id="c", name=name), TURN)
+        assert found == ToolResult(call_id="c", name=name, content='{"paid":5}')
+        assert await box.lookup(ToolCall(id="c", name=name), other) is None
+    assert await box.lookup(ToolCall(id="c", name="none"), TURN) is None
+    with pytest.raises(ToolError, match="the lookup of fails failed: OSError: no answer"):
+        await box.lookup(ToolCall(id="c", name="fails"), TURN)
 
 
 # -- several calls

@@ -189,7 +189,23 @@ def _bind(
     wire: Wire,
     clock: Clock,
 ) -> Bound:
-    """An agent with its adapters. Agents of the same model share one."""
+    """An agent with its adapters. Agents of the same model share one. What is wrong is told with the agent's name."""
+    try:
+        return _bind_parts(agent, settings, common, models, blobs=blobs, wire=wire, clock=clock)
+    except ConfigError as error:
+        raise ConfigError(f"agent {agent.name}: {error.detail}") from error
+
+
+def _bind_parts(
+    agent: Agent | Responder,
+    settings: Settings,
+    common: Sequence[object],
+    models: dict[str, Model],
+    *,
+    blobs: Blobs,
+    wire: Wire,
+    clock: Clock,
+) -> Bound:
     own = agent.plugins if isinstance(agent, Agent) else ()
     chain = PluginChain([*common, *own], timeout_seconds=settings.plugin_seconds)
     tools = agent.tools if isinstance(agent, Agent) else ()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,3 +95,24 @@ def test_links_between_pages_lead_somewhere(root: Path) -> None:
         if not (page.parent / target).exists()
     ]
     assert not broken, broken
+
+
+def test_the_quickstart_works(root: Path, tmp_path: Path) -> None:
+    """The agents of docs/quickstart.md load and answer, and its test passes."""
+    page = (root / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "agents").mkdir()
+    for text in code:
+        if named := re.match(r"# agents/(\w+\.py)\n", text):
+            (tmp_path / "agents" / named[1]).write_text(text, encoding="utf-8")
+    (example,) = [text for text in code if "def test_" in text]
+    (tmp_path / "test_shop.py").write_text(example, encoding="utf-8")
+    for command, expected in (
+        (["-m", "pytest", "-q", "-p", "no:cacheprovider"], "1 passed"),
+        (["-m", "agent_core.cli", "ask", "--agent", "echo", "hello"], "You said: hello"),
+    ):
+        environ = {**os.environ, "OPENAI_API_KEY": "none"}  # `ask` loads all agents; only the echo is asked
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert expected in done.stdout, done.stdout + done.stderr

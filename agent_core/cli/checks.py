@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from agent_core.agent import Agent, Responder
-from agent_core.api.schemas import Home
+from agent_core.api.views import Home
 from agent_core.app import build_app, make_store
 from agent_core.cli.address import bind, url_of
 from agent_core.cli.screen import clipped, installed_version, seconds
@@ -117,7 +117,8 @@ async def _agents(
         try:
             app = build_app(hasty, agents=[agent], clock=clock)
         except ConfigError as error:
-            yield Finding(f"agent {agent.name}", "wrong", error.detail)
+            about = f"agent {agent.name}"
+            yield Finding(about, "wrong", error.detail.removeprefix(f"{about}: "))
             continue
         try:
             yield _parts(agent)

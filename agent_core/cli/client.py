@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from agent_core.api.schemas import Problem
+from agent_core.api.views import Problem
 from agent_core.app import build_app
 from agent_core.errors import AgentError, ConnectError, CutError, NotFoundError
 from agent_core.messages import Message, Reply, Turn

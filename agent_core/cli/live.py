@@ -7,7 +7,7 @@ from typing import Protocol
 from rich.live import Live
 from rich.markdown import Markdown
 
-from agent_core.api.schemas import RunView
+from agent_core.api.views import RunView
 from agent_core.cli.screen import clipped, console, money, on_terminal, say, seconds
 from agent_core.cli.talk import Stopwatch, Talk, Told
 from agent_core.errors import CutError

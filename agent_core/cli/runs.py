@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from agent_core.api.schemas import RunDetail, RunList, StepView
+from agent_core.api.views import RunDetail, RunList, StepView
 from agent_core.cli import options
 from agent_core.cli.screen import clipped, json_out, moment, money, rows, say, seconds
 from agent_core.settings import Settings

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from agent_core.api.schemas import Cost
+from agent_core.api.views import Cost
 from agent_core.errors import AgentError
 
 

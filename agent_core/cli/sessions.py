@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from agent_core.api.schemas import MessageList, MessageView, SessionList
+from agent_core.api.views import MessageList, MessageView, SessionList
 from agent_core.cli import options
 from agent_core.cli.screen import clipped, json_out, moment, rows, say
 from agent_core.errors import InputError

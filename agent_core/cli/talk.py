@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from agent_core.api.runs import run_view
-from agent_core.api.schemas import Problem, RunView
+from agent_core.api.views import Problem, RunView
 from agent_core.app import App, build_app
 from agent_core.cli.client import call, connect, error_of, refusal, unreachable
 from agent_core.cli.shutdown import shut

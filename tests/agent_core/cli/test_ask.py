@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent_core.api.schemas import RunView
+from agent_core.api.views import RunView
 
 pytestmark = pytest.mark.usefixtures("project")
 

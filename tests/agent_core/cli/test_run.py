@@ -47,7 +47,7 @@ def test_the_line_it_prints_for_curl_works(serve: Any, project: Path) -> None:
 
 def test_a_first_question_is_asked_over_http(serve: Any, project: Path) -> None:
     served = serve(project, "--demo")
-    assert "> What is the capital of France?\n\nYou said: What is the capital of France?\n\n" in served.said
+    assert "> What is the capital of France?\n\nThe capital of France is Paris.\n\n" in served.said
     assert "scripted:test · " in served.said
     assert " tokens in, " in served.said
     assert "first byte " in served.said

@@ -7,6 +7,8 @@ from agent_core.errors import ModelRefusedError
 from agent_core.messages import Prompt, ToolCall
 from agent_core.models.scripted import Line, ScriptedModel
 
+CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome"}
+
 
 @tool
 def add(a: int, b: int) -> int:
@@ -20,6 +22,9 @@ def answer(prompt: Prompt) -> Line:
     if last.tool_results:
         return f"The tool says {last.tool_results[0].content}."
     said = [message.text for message in prompt.messages if message.role == "user"]
+    if country := re.fullmatch(r"(?:What is the capital|And) of (\w+)\?", said[-1]):
+        asked = any(text.startswith("What is the capital of") for text in said)
+        return f"The capital of {country[1]} is {CAPITALS[country[1]]}." if asked else "The what of it?"
     if numbers := re.fullmatch(r"add (\d+) and (\d+)", said[-1]):
         return ToolCall(f"call-{len(said)}", "add", f'{{"a": {numbers[1]}, "b": {numbers[2]}}}')
     if said[-1] == "What is my name?":

@@ -7,8 +7,8 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from agent_core.api.answers import json_response
-from agent_core.api.schemas import Health, Home
 from agent_core.api.service import Service
+from agent_core.api.views import Health, Home
 
 
 async def healthz(service: Service, request: Request) -> ASGIApp:
@@ -25,7 +25,8 @@ async def readyz(service: Service, request: Request) -> ASGIApp:
 async def home(service: Service, request: Request) -> ASGIApp:
     """Where things are; a browser goes to the console where there is one."""
     if service.console and "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse(service.console + "/", 303)
+        # Relative, so that a prefix which a gateway took away does not matter.
+        return RedirectResponse(service.console.removeprefix("/") + "/", 303)
     links = {
         "agent": "/api/v1/agent",
         "chat_completions": "/v1/chat/completions",

@@ -18,7 +18,7 @@ from agent_core.api.documents import OPENAPI as FILE
 from agent_core.api.idempotency import MAX_KEY, PATTERN
 from agent_core.api.problems import OPENAI_PATHS, PROBLEM_JSON
 from agent_core.api.routes import OPERATIONS, Operation
-from agent_core.api.schemas import Problem
+from agent_core.api.views import Problem
 from agent_core.engine.runs import EventType
 
 VERSION = "1.0.0"

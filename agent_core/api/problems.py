@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from agent_core.api.schemas import Problem
+from agent_core.api.views import Problem
 from agent_core.engine.runs import Failure, Run
 from agent_core.errors import AgentError, CancelledError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent_core.api import agent, chat, documents, health, runs, sessions
+from agent_core.api import agent, chat, documents, health, runs, sessions, views
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
 from agent_core.api.service import Handler
@@ -59,7 +59,7 @@ OPERATIONS: tuple[Operation, ...] = (
             ("eraseSession", "session_id", "/session_id"),
         ),
         example={"message": "What is the capital of France?", "session_id": "travel-1"},
-        replies={200: shape.RunView, 202: shape.RunView},
+        replies={200: views.RunView, 202: views.RunView},
         problems=RUN_FAILURES,
         idempotent=True,
         events=True,
@@ -72,7 +72,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="List your runs, newest first.",
         tag="runs",
         query=shape.RunsQuery,
-        replies={200: shape.RunList},
+        replies={200: views.RunList},
         leads_to=(("getRun", "run_id", "/runs/0/run_id"),),
         problems=(404, 422),
     ),
@@ -83,7 +83,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="getRun",
         summary="Look at a run: status, reply, cost and journal.",
         tag="runs",
-        replies={200: shape.RunDetail},
+        replies={200: views.RunDetail},
         problems=(404,),
     ),
     Operation(
@@ -93,7 +93,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="cancelRun",
         summary="Ask a run to stop at its next step. 200: it has ended before; 202: it will stop.",
         tag="runs",
-        replies={200: shape.RunView, 202: shape.RunView},
+        replies={200: views.RunView, 202: views.RunView},
         problems=(404,),
     ),
     Operation(
@@ -115,7 +115,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Say yes to what a run asks; it goes on.",
         tag="runs",
         body=shape.Decision,
-        replies={202: shape.RunView},
+        replies={202: views.RunView},
         problems=(404, 409),
     ),
     Operation(
@@ -126,7 +126,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Say no to what a run asks; it goes on, and the model is told.",
         tag="runs",
         body=shape.Decision,
-        replies={202: shape.RunView},
+        replies={202: views.RunView},
         problems=(404, 409),
     ),
     Operation(
@@ -137,7 +137,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="List your sessions, newest first.",
         tag="sessions",
         query=shape.RunsQuery,
-        replies={200: shape.SessionList},
+        replies={200: views.SessionList},
         leads_to=(("getSession", "session_id", "/sessions/0/session_id"),),
         problems=(404, 422),
     ),
@@ -149,7 +149,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Read a session's messages, oldest first.",
         tag="sessions",
         query=shape.SessionQuery,
-        replies={200: shape.MessageList},
+        replies={200: views.MessageList},
         problems=(404, 422),
     ),
     Operation(
@@ -206,7 +206,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="healthz",
         summary="Whether the process answers.",
         tag="service",
-        replies={200: shape.Health},
+        replies={200: views.Health},
     ),
     Operation(
         method="GET",
@@ -215,7 +215,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="readyz",
         summary="Whether it can work: the store answers.",
         tag="service",
-        replies={200: shape.Health},
+        replies={200: views.Health},
         problems=(503,),
     ),
     Operation(
@@ -225,7 +225,7 @@ OPERATIONS: tuple[Operation, ...] = (
         name="home",
         summary="Where things are.",
         tag="service",
-        replies={200: shape.Home},
+        replies={200: views.Home},
     ),
     Operation(
         method="GET",

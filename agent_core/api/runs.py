@@ -14,19 +14,10 @@ from agent_core.api import problems
 from agent_core.api.answers import json_response
 from agent_core.api.bodies import decode, read_json, read_query
 from agent_core.api.principal import principal
-from agent_core.api.schemas import (
-    Decision,
-    RunDetail,
-    RunList,
-    RunsQuery,
-    RunView,
-    StepView,
-    cost_view,
-    instant,
-    run_fields,
-)
+from agent_core.api.schemas import Decision, RunsQuery
 from agent_core.api.service import Service
 from agent_core.api.sse import EventStream, event_frame
+from agent_core.api.views import RunDetail, RunList, RunView, StepView, cost_view, instant, run_fields
 from agent_core.engine.events import END
 from agent_core.engine.runs import Run, RunEvent, Step
 from agent_core.errors import AgentError

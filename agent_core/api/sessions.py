@@ -9,16 +9,9 @@ from starlette.types import ASGIApp
 from agent_core.api.answers import json_response
 from agent_core.api.bodies import read_query
 from agent_core.api.principal import principal
-from agent_core.api.schemas import (
-    MessageList,
-    RunsQuery,
-    SessionList,
-    SessionQuery,
-    message_view,
-    session_item,
-    session_view,
-)
+from agent_core.api.schemas import RunsQuery, SessionQuery
 from agent_core.api.service import Service
+from agent_core.api.views import MessageList, SessionList, message_view, session_item, session_view
 
 
 async def list_sessions(service: Service, request: Request) -> ASGIApp:

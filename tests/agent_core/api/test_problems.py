@@ -232,5 +232,5 @@ async def test_a_mounted_app_keeps_its_own_headers(house: House) -> None:
     assert answer.headers.get_list("content-security-policy") == ["default-src 'self'"]
     assert answer.text == "/console"
     front = await home.get("/", headers={"Accept": "text/html"})
-    assert (front.status_code, front.headers["location"]) == (303, "/console/")
+    assert (front.status_code, front.headers["location"]) == (303, "console/")
     assert (await home.get("/")).json()["links"]["console"] == "/console/"

@@ -73,8 +73,12 @@ class GroupCommit(Generic[J, R]):
         results: Sequence[R | BaseException]
         try:
             results = self._run([job for job, _ in taken])
-        except BaseException as error:  # noqa: BLE001 - the thread's outermost boundary: whatever it is, the callers must hear of it
-            results = [error] * len(taken)
+        except BaseException as error:  # noqa: BLE001 - the thread's outermost boundary: the callers must hear of it
+            if len(taken) > 1:
+                for entry in taken:  # each for itself, so that only the culprit's caller hears of it
+                    self._serve([entry])
+                return
+            results = [error]
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[R], R | BaseException]]] = {}
         for (_, future), result in zip(taken, results, strict=True):
             by_loop.setdefault(future.get_loop(), []).append((future, result))

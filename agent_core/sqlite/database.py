@@ -11,12 +11,12 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakSet
 
-from agent_core.errors import StoreError
+from agent_core.errors import AgentError, StoreBusyError, StoreError
 from agent_core.sqlite.commits import GroupCommit
 from agent_core.sqlite.files import Schema, identity, is_busy, open_file, translated
 
@@ -26,6 +26,9 @@ Work = Callable[[sqlite3.Connection], Any]
 
 _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
 """Seconds between tries of a read that found the file locked, which is rare and short: a recovery after a crash."""
+
+_OPEN_SECONDS = 0.02
+"""Seconds that a reading connection waits for a lock: little, for it may wait on the event loop."""
 
 
 class _Job(NamedTuple):
@@ -49,35 +52,45 @@ class Database:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._file = (0, 0)
+        self._durable = True
         self._closed = False
         _databases.add(self)
 
-    async def write(self, work: Callable[[sqlite3.Connection], R], *, durable: bool = True) -> R:
+    async def write(self, work: Callable[[sqlite3.Connection], R | AgentError], *, durable: bool = True) -> R:
         """Do the work in a write transaction, and give its result once that is committed.
 
-        It runs in another thread, and may run again where the transaction fails: so it must change nothing but the
-        file. What is not `durable` outlives the end of this process, but a power cut may undo it.
+        It runs in another thread, together with others' and maybe more than once: so it must change nothing but the
+        file. An error that it returns is raised here and leaves the others alone, so it must have written nothing;
+        one that it raises undoes all. What is not `durable` outlives the end of this process, but a power cut may
+        undo it.
         """
         return cast(R, await self._commits.do(_Job(work, durable)))
 
     async def read(self, sql: str, arguments: Sequence[Any]) -> list[Any]:
         """The rows of a short query."""
-        for pause in (*_PAUSES, None):
-            if self._closed:
-                raise StoreError(f"{self.path} is closed")
+        return await self.gather(sql, arguments, list)
+
+    async def gather(self, sql: str, arguments: Sequence[Any], take: Callable[[Iterator[Any]], R]) -> R:
+        """What `take` makes of the rows of a short query; it may stop before the last."""
+        for pause in _PAUSES:
             try:
                 if self._reader is None:
-                    await self.write(lambda _: None)  # the writer makes the file and its tables
+                    await asyncio.to_thread(self._open_reader)
                 with self._reading:
-                    if self._reader is None:
-                        self._reader = open_file(self.path, self._schema, 0.0)
-                    return self._reader.execute(sql, arguments).fetchall()
-            except sqlite3.Error as error:
-                if pause is None or not is_busy(error):
+                    if self._closed:
+                        raise StoreError(f"{self.path} is closed")
+                    if self._reader is not None:  # else it was let go of since: a fault, or a fork
+                        cursor = self._reader.execute(sql, arguments)
+                        try:
+                            return take(cursor)
+                        finally:
+                            cursor.close()  # ends the read transaction, so that the next one sees later writes
+            except (sqlite3.Error, OSError) as error:
+                if not is_busy(error):
                     self._drop_reader()
                     raise translated(error, self.path) from error
             await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+        raise StoreBusyError(f"{self.path} is locked by another process")
 
     async def close(self) -> None:
         """Finish what was asked for and let go of the file."""
@@ -103,8 +116,10 @@ class Database:
 
     def _transact(self, jobs: Sequence[_Job]) -> list[Any]:
         connection = self._connection()
-        flush = "FULL" if any(job.durable for job in jobs) else "NORMAL"
-        connection.execute(f"PRAGMA synchronous = {flush}")
+        durable = any(job.durable for job in jobs)
+        if durable != self._durable:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
         connection.execute("BEGIN IMMEDIATE")
         try:
             results = [job.work(connection) for job in jobs]
@@ -120,8 +135,18 @@ class Database:
             self._let_go()  # somebody removed or replaced the file: what we wrote there would be lost
         if self._writer is None:
             self._writer = open_file(self.path, self._schema, self._busy_seconds)
-            self._file = identity(self.path)
+            self._file, self._durable = identity(self.path), True
         return self._writer
+
+    def _open_reader(self) -> None:
+        if self._closed:
+            return
+        opened: sqlite3.Connection | None = open_file(self.path, self._schema, _OPEN_SECONDS)
+        with self._reading:
+            if self._reader is None and not self._closed:
+                self._reader, opened = opened, None
+        if opened is not None:
+            opened.close()
 
     def _drop_reader(self) -> None:
         with self._reading:

@@ -39,6 +39,7 @@ def open_file(path: Path, schema: Schema, busy_seconds: float) -> sqlite3.Connec
         # Answered writes must outlive a power cut: the log is flushed at each commit, on Apple's disks too.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA secure_delete = ON")  # what was erased is overwritten, not only unlinked
         if _version(connection, path, schema) < schema.version:
             _create(connection, path, schema)
     except BaseException:

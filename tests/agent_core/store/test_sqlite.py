@@ -179,8 +179,8 @@ async def test_a_file_that_was_removed_is_made_anew_and_nothing_is_written_into_
 
 async def test_a_full_file_is_a_declared_error_and_loses_nothing(store: SqliteStore, path: Path) -> None:
     await store.write(Put(KEY, {"a": 1}))
-    assert store._writer is not None
-    store._writer.execute("PRAGMA max_page_count = 20")
+    assert store._database._writer is not None
+    store._database._writer.execute("PRAGMA max_page_count = 20")
     with pytest.raises(StoreError, match="the disk is full"):
         await store.write(Put(Key("t", "small"), {}), Put(Key("t", "big"), {"x": "y" * 200_000}))
     record = await store.get(KEY)
@@ -193,12 +193,12 @@ async def test_a_full_file_is_a_declared_error_and_loses_nothing(store: SqliteSt
 
 async def test_one_write_that_does_not_fit_spares_the_others_of_its_batch(store: SqliteStore) -> None:
     await store.write(Put(KEY, {"a": 1}))
-    with store._writing:  # so that all of these wait together
+    with store._database._writing:  # so that all of these wait together
         writes = [asyncio.ensure_future(store.write(Put(Key("t", f"{n:02}"), {"n": n}))) for n in range(20)]
         writes.insert(7, asyncio.ensure_future(store.write(Put(Key("t", "big"), {"x": "y" * 300_000}))))
         await asyncio.sleep(0)
-        assert store._writer is not None
-        store._writer.execute("PRAGMA max_page_count = 30")
+        assert store._database._writer is not None
+        store._database._writer.execute("PRAGMA max_page_count = 30")
     results = await asyncio.gather(*writes, return_exceptions=True)
     # The connection is made anew after the fault, without the limit, and then the culprit fits as well.
     assert results == [None] * 21
@@ -211,9 +211,9 @@ async def test_one_write_that_does_not_fit_spares_the_others_of_its_batch(store:
 async def test_waiting_writes_share_a_commit(store: SqliteStore) -> None:
     await store.write(Put(KEY, {}))
     commits: list[str] = []
-    assert store._writer is not None
-    store._writer.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
-    with store._writing:
+    assert store._database._writer is not None
+    store._database._writer.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    with store._database._writing:
         writes = [asyncio.ensure_future(store.add(KEY, {"n": 1})) for _ in range(100)]
         await asyncio.sleep(0)
     sums = [fields["n"] for fields in await asyncio.gather(*writes)]
@@ -223,7 +223,7 @@ async def test_waiting_writes_share_a_commit(store: SqliteStore) -> None:
 
 async def test_a_lost_condition_sees_the_winner_of_its_own_batch(store: SqliteStore) -> None:
     await store.write(Put(Key("t", "x"), {}))
-    with store._writing:
+    with store._database._writing:
         writes = [asyncio.ensure_future(store.write(Put(KEY, {"n": n}, when=(Absent(),)))) for n in range(3)]
         await asyncio.sleep(0)
     first, *others = await asyncio.gather(*writes, return_exceptions=True)
@@ -231,12 +231,24 @@ async def test_a_lost_condition_sees_the_winner_of_its_own_batch(store: SqliteSt
     assert [other.current for other in others if isinstance(other, ConditionError)] == [{"n": 0}] * 2
 
 
+async def test_a_fault_in_the_code_of_one_write_spares_the_others_of_its_batch(store: SqliteStore) -> None:
+    await store.write(Put(KEY, {}))
+    with store._database._writing:
+        good = [asyncio.ensure_future(store.add(KEY, {"n": 1})) for _ in range(3)]
+        bad = asyncio.ensure_future(store._database.write(lambda connection: [][0]))
+        good += [asyncio.ensure_future(store.add(KEY, {"n": 1})) for _ in range(3)]
+        await asyncio.sleep(0)
+    with pytest.raises(IndexError):
+        await bad
+    assert [fields["n"] for fields in await asyncio.gather(*good)] == [1, 2, 3, 4, 5, 6]
+
+
 async def test_a_write_cancelled_before_its_turn_is_not_done(store: SqliteStore) -> None:
     await store.write(Put(Key("t", "x"), {}))
-    with store._writing:
+    with store._database._writing:
         first = asyncio.ensure_future(store.add(KEY, {"n": 1}))
         await asyncio.sleep(0)
-        while not store._commits._waiting.empty():  # noqa: ASYNC110 - another thread takes it, there is no event
+        while not store._database._commits._waiting.empty():  # noqa: ASYNC110 - another thread takes it, there is no event
             await asyncio.sleep(0)
         second = asyncio.ensure_future(store.add(KEY, {"n": 10}))
         third = asyncio.ensure_future(store.add(KEY, {"n": 100}))
@@ -301,7 +313,7 @@ def test_many_threads_with_their_own_loops_may_share_a_store(path: Path) -> None
 async def test_a_store_that_nobody_closed_does_not_keep_its_thread_from_ending(path: Path) -> None:
     store = SqliteStore(path, ManualClock())
     await store.write(Put(KEY, {}))
-    thread = store._commits._thread
+    thread = store._database._commits._thread
     assert thread is not None
     assert thread.daemon
     await store.close()
@@ -377,8 +389,8 @@ async def test_a_page_costs_the_same_wherever_it_begins(store: SqliteStore) -> N
         steps += 1
         return 0
 
-    assert store._reader is not None
-    store._reader.set_progress_handler(step, 1)  # called for each instruction of SQLite's machine
+    assert store._database._reader is not None
+    store._database._reader.set_progress_handler(step, 1)  # called for each instruction of SQLite's machine
     costs = set()
     for after in ("", "m#00000010", "m#00005000", "m#00009900"):
         for reverse in (False, True):

@@ -116,7 +116,11 @@ class LocalModel:
 
 def to_wire(prompt: Prompt) -> list[dict[str, str]]:
     """The prompt as chat messages of plain text, a system message first."""
-    out = [{"role": "system", "content": prompt.system or SYSTEM}]
+    system = prompt.system or SYSTEM
+    if prompt.output_schema is not None:
+        # The grammar enforces the shape; with the schema before its eyes the model fills it in better.
+        system += f"\nAnswer in JSON of this schema: {msgspec.json.encode(prompt.output_schema).decode()}"
+    out = [{"role": "system", "content": system}]
     for message in prompt.messages:
         if message.role == "tool":
             words = "\n".join(f"Result of {result.name}: {result.content}" for result in message.tool_results)

@@ -108,3 +108,24 @@ def _length(head: bytes) -> int:
         if line.startswith(b"content-length:"):
             return int(line.split(b":")[1])
     return 0
+
+
+PROGRAM = """
+import asyncio, sys
+from tests.contracts.raw_server import CHUNKED, RawServer, answer, chunked
+from tests.wire.cases import Case
+
+async def main():
+    case = Case("openai", "text")
+    first, *_, last, usage, done, _ = case.bytes("stream.sse").split(b"\\n\\n")
+    stream = [first + b"\\n\\n"] * 50 + [b"\\n\\n".join([last, usage, done, b""])]
+    async def respond(body):
+        return [CHUNKED + chunked(*stream)] if b'"stream":true' in body else [answer(case.bytes("response.json"))]
+    async with RawServer().running() as server:
+        server.scripts["/chat/completions"] = respond
+        print(server.url, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+"""A model's server in a process of its own, for measuring the CPU of ours. Ends with its standard input."""

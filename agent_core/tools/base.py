@@ -25,10 +25,10 @@ class Tool:
 
     `effects` says what calling twice does: "none" may be repeated and run beside others, "repeatable" may be
     repeated under the same `turn.idempotency_key`, "once" must never be. `approval` asks a person first, `stepup`
-    asks that person for a second factor. `sensitive` marks what must not be logged and must not run on the word of
-    untrusted text alone. `lookup` is a function of the idempotency key that tells what an earlier call gave, or None
-    where there was none: asked after a crash that left open whether the tool ran. `timeout` in seconds; None takes
-    the setting `tool_seconds`.
+    (which includes it) wants a second factor of that person. `sensitive` marks what must not be logged and must not
+    run on the word of untrusted text alone. `lookup` is a function of the idempotency key that tells what an earlier
+    call gave, or None where there was none: asked after a crash that left open whether the tool ran. `timeout` in
+    seconds; None takes the setting `tool_seconds`.
 
     The JSON schema is made when it is first needed, since making it loads pydantic.
     """
@@ -59,6 +59,8 @@ class Tool:
             raise ConfigError(f"tool {self.name}: timeout={self.timeout!r}; give seconds above 0")
         if self.given_schema is None:
             signature.check_shape(self.function, self.name)
+        if self.stepup and not self.approval:
+            object.__setattr__(self, "approval", True)  # the dataclass is frozen; this is still its making
 
     @classmethod
     def from_schema(

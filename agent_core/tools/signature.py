@@ -108,15 +108,17 @@ def is_unbound(function: Callable[..., Any]) -> bool:
 
 def is_plain(annotation: Any) -> bool:
     """Whether pydantic is sure to know this type. False means only that it has to be asked."""
-    if annotation in _PLAIN or annotation in _BOXES:
+    if annotation is None or annotation in _PLAIN or annotation in _BOXES:
         return True
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return True
+        return all(isinstance(member.value, str | int | float | None) for member in annotation)
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return all(isinstance(value, str | int | bool | enum.Enum | None) for value in inner)
     if origin is Annotated:
         return is_plain(inner[0]) and all(isinstance(extra, str) for extra in inner[1:])
+    if origin is dict:
+        return inner[0] in (str, int) and is_plain(inner[1])
     if origin in (Union, types.UnionType) or origin in _BOXES:
         return all(part is Ellipsis or is_plain(part) for part in inner)
     return False

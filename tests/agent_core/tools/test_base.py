@@ -61,6 +61,11 @@ def test_options() -> None:
     assert (refund.approval, refund.stepup, refund.sensitive, refund.timeout) == (True, True, True, 2.5)
 
 
+def test_a_second_factor_includes_approval() -> None:
+    """A tool that wants more than a person's word is never run without it."""
+    assert tool(stepup=True)(_fine).approval
+
+
 def test_the_turn_is_hidden_and_filled() -> None:
     @tool
     def by_type(a: int, now: Turn) -> str:

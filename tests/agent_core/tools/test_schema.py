@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 import textwrap
+import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Optional
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +22,8 @@ from agent_core.tools.arguments import ArgumentsError
 from agent_core.tools.base import Tool, tool
 from agent_core.tools.schema import json_schema
 from agent_core.tools.shape import INLINE_BYTES, simplify
-from tests.agent_core.tools.samples import SAMPLES, Node, Person
+from agent_core.tools.signature import is_plain
+from tests.agent_core.tools.samples import SAMPLES, Colour, Level, Node, Person
 
 HOME = {"street": "Main 1", "town": "Bern"}
 FITTING: list[tuple[str, dict[str, Any]]] = [
@@ -259,6 +265,51 @@ def test_local_types_are_found_from_string_annotations() -> None:
 
     take.check()
     assert take.arguments.read({"it": {"n": 2}})["it"] == Local(2)
+
+
+PLAIN = [
+    str,
+    int,
+    float,
+    bool,
+    bytes,
+    list,
+    dict,
+    Any,
+    None,
+    Colour,
+    Level,
+    Decimal,
+    uuid.UUID,
+    datetime.date,
+]
+plain_types = st.recursive(
+    st.sampled_from(PLAIN)
+    | st.lists(st.sampled_from(["a", 1, True, None]), min_size=1).map(lambda values: Literal[tuple(values)]),
+    lambda inner: st.one_of(
+        inner.map(lambda kind: list[kind]),
+        inner.map(lambda kind: dict[str, kind]),
+        inner.map(lambda kind: dict[int, kind]),
+        inner.map(lambda kind: tuple[kind, ...]),
+        inner.map(lambda kind: Annotated[kind, "words"]),
+        st.tuples(inner, inner).map(lambda kinds: tuple[kinds]),
+        inner.map(lambda kind: Optional[kind]),  # noqa: UP045 - X | None fails for X None
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plain_types)
+def test_plain_types_never_fail_later(kind: Any) -> None:
+    """What `check` takes for sure without loading pydantic does make a valid schema."""
+
+    def take(it: kind) -> None: ...
+
+    take.__annotations__ = {"it": kind}
+    made = Tool(function=take, name="take")
+    assert all(is_plain(argument.annotation) for argument in made.signature.arguments)
+    Draft202012Validator.check_schema(made.schema)
 
 
 class Opaque:

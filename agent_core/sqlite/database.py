@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 Work = Callable[[sqlite3.Connection], Any]
 
-_PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.5
 """Seconds between tries of a read that found the file locked, which is rare and short: a recovery after a crash."""
 
 _OPEN_SECONDS = 0.02
@@ -39,7 +39,7 @@ class _Job(NamedTuple):
 class Database:
     """The file at `path`, made with its folder and tables when first used.
 
-    `busy_seconds` is how long a write waits for other processes before it is a StoreBusyError.
+    `busy_seconds` is about how long it waits for other processes before that is a StoreBusyError.
     """
 
     def __init__(self, path: str | Path, schema: Schema, *, busy_seconds: float = 10.0) -> None:
@@ -72,7 +72,8 @@ class Database:
 
     async def gather(self, sql: str, arguments: Sequence[Any], take: Callable[[Iterator[Any]], R]) -> R:
         """What `take` makes of the rows of a short query; it may stop before the last."""
-        for pause in _PAUSES:
+        waited, pause = 0.0, _FIRST_PAUSE
+        while True:
             try:
                 if self._reader is None:
                     await asyncio.to_thread(self._open_reader)
@@ -89,8 +90,10 @@ class Database:
                 if not is_busy(error):
                     self._drop_reader()
                     raise translated(error, self.path) from error
+            if waited >= self._busy_seconds:
+                raise StoreBusyError(f"{self.path} is locked by another process")
             await asyncio.sleep(pause)
-        raise StoreBusyError(f"{self.path} is locked by another process")
+            waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE)
 
     async def close(self) -> None:
         """Finish what was asked for and let go of the file."""

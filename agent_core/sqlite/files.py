@@ -40,6 +40,7 @@ def open_file(path: Path, schema: Schema, busy_seconds: float) -> sqlite3.Connec
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA secure_delete = ON")  # what was erased is overwritten, not only unlinked
+        connection.execute("PRAGMA journal_size_limit = 67108864")  # a log that once grew gives its room back
         if _version(connection, path, schema) < schema.version:
             _create(connection, path, schema)
     except BaseException:

@@ -58,6 +58,19 @@ async def test_a_folder_that_can_not_be_used_is_a_declared_error(tmp_path: Path)
         await blobs.get("t", "s/" + "0" * 64)
 
 
+async def test_a_put_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path)
+    ref = await blobs.put("t", "s", b"data", "text/plain")
+    [file] = files(tmp_path)
+    (tmp_path / file).unlink()
+    (tmp_path / file).mkdir()  # so that the last step, the renaming, can't be done
+    with pytest.raises(StoreError):
+        await blobs.put("t", "s", b"data", "text/plain")
+    assert files(tmp_path) == []
+    with pytest.raises(StoreError):
+        await blobs.get("t", ref)
+
+
 async def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         await FolderBlobs(tmp_path).put("\ud800", "s", b"data", "text/plain")

@@ -339,6 +339,21 @@ async def test_a_lock_held_too_long_is_a_busy_error_and_then_all_is_well(path: P
     await store.close()
 
 
+async def test_a_file_that_another_program_keeps_to_itself_is_a_busy_error_for_reads_too(path: Path) -> None:
+    store = SqliteStore(path, ManualClock(), busy_seconds=0.05)
+    await store.write(Put(KEY, {"n": 0}))
+    await store.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("UPDATE records SET version = 2")
+    store = SqliteStore(path, ManualClock(), busy_seconds=0.05)
+    with pytest.raises(StoreBusyError):
+        await store.get(KEY)
+    other.close()
+    assert await store.get(KEY) is not None
+    await store.close()
+
+
 async def test_a_write_waits_for_a_lock_that_is_given_back(path: Path) -> None:
     store = SqliteStore(path, ManualClock())
     await store.write(Put(KEY, {"n": 0}))

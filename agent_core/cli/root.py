@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from agent_core.cli import ask, chat, doctor, new, run, runs, sessions
+from agent_core.cli.extras import remedy
 from agent_core.cli.screen import complain, installed_version, say
-from agent_core.errors import AgentError
+from agent_core.errors import AgentError, ConfigError
 
 app = typer.Typer(
     name="sampan",
@@ -59,15 +60,16 @@ def main(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return 130
-    except AgentError as error:
-        if _Debug.on:
-            raise
-        complain(error)
-        return 1
     except Exception as error:  # the outermost boundary: a person gets a line, with --debug the traceback
         if _Debug.on:
             raise
-        complain(error)
-        say("This should not have happened. `sampan --debug ...` shows where it did.", stderr=True)
-        return 1
+        return _told(error)
     return 0
+
+
+def _told(error: Exception) -> int:
+    missing = remedy(error) if isinstance(error, ModuleNotFoundError) else ""
+    complain(ConfigError(missing) if missing else error)
+    if not missing and not isinstance(error, AgentError):
+        say("This should not have happened. `sampan --debug ...` shows where it did.", stderr=True)
+    return 1

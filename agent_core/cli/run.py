@@ -40,14 +40,10 @@ def run(
         raise ConfigError("--once stops when a message was answered: give one with --ask, or use --demo")
     if once and reload:
         raise ConfigError("--once and --reload don't go together")
-    try:
-        # Only here: the server's packages are an extra, and slow to load.
-        from agent_core.cli.demo import greet
-        from agent_core.cli.server import serve, serve_reloading
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the server needs the package {error.name}: pip install 'sampan[server]'"
-        ) from error
+    # Only here: the server's packages are an extra, and slow to load.
+    from agent_core.cli.demo import greet
+    from agent_core.cli.server import serve, serve_reloading
+
     if not settings.wire and find_spec("aiohttp"):  # less CPU per call than the one that loads quickly
         settings = msgspec.structs.replace(settings, wire="aiohttp")
     with bind(settings) as listener:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,8 +11,8 @@ from agent_core.clock import Clock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
-from agent_core.engine.runs import Delivery, Run
-from agent_core.store.base import Store
+from agent_core.engine.runs import Delivery, Due, Run
+from agent_core.store.base import Key, Store
 
 
 class Deliverer(Protocol):
@@ -22,13 +22,17 @@ class Deliverer(Protocol):
         """Push; raises an AgentError, retryable or not, where it did not arrive. `push_id` is stable over tries."""
 
 
+DueHandler = Callable[[Key, Due], Awaitable[None]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kit:
     """What every worker of an engine shares.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery. `feeds` are
-    those of the runs that somebody in this process follows.
+    those of the runs that somebody in this process follows. `due` looks after what higher floors have put into the
+    list of what is due, by its kind; it gets the entry's key and the entry.
     """
 
     store: Store
@@ -39,4 +43,5 @@ class Kit:
     lease_seconds: float = 30.0
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)
+    due: dict[str, DueHandler] = field(default_factory=dict)
     feeds: dict[str, Feed] = field(default_factory=dict)

@@ -204,12 +204,13 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that must be looked after when its time comes, if it is still there: a run, or an outbox entry.
+    """Something that must be looked after when its time comes, if it is still there.
 
+    Its kind is "run", "push" (an outbox entry), or that of a higher floor ("batch", "schedule"; `run_id` names it).
     `attempts` counts how often the sweeper queued it again.
     """
 
-    kind: Literal["run", "push"]
+    kind: str
     tenant: str
     user: str
     session_id: str

@@ -28,16 +28,17 @@ Wake = Callable[[Principal, str], Awaitable[object]]
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What one sweep did: runs queued again, pushes tried, runs given up."""
+    """What one sweep did: runs queued again, pushes tried, runs given up, others (batches, schedules) looked after."""
 
     resumed: int = 0
     pushed: int = 0
     given_up: int = 0
+    others: int = 0
 
 
 async def sweep(kit: Kit, wake: Wake) -> Swept:
     """Look after all that is due; costs one query where nothing is."""
-    done = {"resumed": 0, "pushed": 0, "given_up": 0}
+    done = {"resumed": 0, "pushed": 0, "given_up": 0, "others": 0}
     after = ""
     while True:
         page = await kit.store.query(keys.DUE, after=after, limit=PAGE)
@@ -58,6 +59,11 @@ async def _look_after(kit: Kit, wake: Wake, record: Record) -> str:
     if due.kind == "push":
         await push(kit, record.key, due)
         return "pushed"
+    if due.kind != "run":
+        handler = kit.due.get(due.kind)
+        if handler is not None:
+            await handler(record.key, due)
+        return "others" if handler else ""
     head = await kit.store.get(Key(keys.session(principal, due.session_id), keys.STATE))
     if head is not None and from_record(Head, head.fields).lease_until > kit.clock.now():
         return ""  # somebody works on it

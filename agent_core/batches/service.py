@@ -1,0 +1,207 @@
+"""Batches as their callers see them: submit, go on with an upload, look, cancel, fetch results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+
+import msgspec
+
+from agent_core.batches.formats import LineFormat
+from agent_core.batches.records import (
+    SEGMENT,
+    Batch,
+    Segment,
+    batch_key,
+    blob_session,
+    listing_key,
+)
+from agent_core.batches.runner import Runner
+from agent_core.batches.upload import Upload
+from agent_core.blobs.base import Blobs
+from agent_core.clock import Clock
+from agent_core.engine import keys
+from agent_core.engine.engine import Engine
+from agent_core.engine.runs import Due
+from agent_core.errors import ConditionError, ConflictError, InputError, NotFoundError
+from agent_core.messages import Principal, from_record, to_record
+from agent_core.store.base import Absent, Delete, Equals, Key, Put, Store, Update
+
+log = logging.getLogger("sampan.batches")
+
+KIND = "batch"
+
+
+class Batches:
+    """The batches of a process; `formats` by their names."""
+
+    def __init__(
+        self, engine: Engine, store: Store, blobs: Blobs, clock: Clock, formats: Mapping[str, LineFormat]
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+        self._formats = formats
+        self._runner = Runner(engine, store, blobs, clock, formats)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def create(
+        self,
+        principal: Principal,
+        *,
+        format: str,
+        agent: str = "",
+        concurrency: int = 8,
+        usd: float | None = None,
+        deadline: str = "",
+        batch_id: str = "",
+    ) -> Batch:
+        """A batch with no lines yet, open for upload. The same `batch_id` gives the batch that is there."""
+        if format not in self._formats:
+            raise InputError(
+                f"a batch's format is one of {', '.join(sorted(self._formats))}", field="$.format"
+            )
+        batch = Batch(
+            id=batch_id or self._clock.new_id(),
+            principal=principal,
+            status="uploading",
+            created_at=self._clock.now(),
+            format=format,
+            agent=agent,
+            concurrency=concurrency,
+            usd=usd,
+            deadline=deadline,
+        )
+        try:
+            await self._store.write(
+                Put(batch_key(principal.tenant, batch.id), _counters(batch), when=(Absent(),)),
+                Put(listing_key(principal, batch.id), {"v": 1, "id": batch.id}),
+            )
+        except ConditionError:
+            return await self.get(principal, batch.id)
+        return batch
+
+    async def append(
+        self, principal: Principal, batch_id: str, offset: int, chunks: AsyncIterable[bytes]
+    ) -> Batch:
+        """Go on with an upload at this byte; raises ConflictError where that is not where it stopped."""
+        batch = await self.get(principal, batch_id)
+        if batch.status != "uploading":
+            raise ConflictError(f"the batch is {batch.status}; it takes no more lines")
+        if offset != batch.received:
+            raise ConflictError(
+                f"the upload stopped at byte {batch.received}, not {offset}; go on from there"
+            )
+        return await Upload(self._store, self._blobs, batch, self._formats[batch.format]).take(chunks)
+
+    async def start(self, principal: Principal, batch_id: str, *, work: bool = True) -> Batch:
+        """End the upload and have the batch run; `work` False leaves the work to the sweeper of another process."""
+        batch = await self.get(principal, batch_id)
+        if batch.status != "uploading":
+            return batch
+        if not batch.lines:
+            raise InputError("the batch has no lines")
+        due = keys.due(self._clock.now(), principal.tenant, batch.id, suffix="/batch")
+        entry = Due(kind=KIND, tenant=principal.tenant, user=principal.user, session_id="", run_id=batch.id)
+        try:
+            await self._store.write(
+                Update(
+                    batch_key(principal.tenant, batch.id),
+                    set={"status": "queued", "due": due.sort},
+                    when=(Equals("status", "uploading"), Equals("received", batch.received)),
+                ),
+                Put(due, to_record(entry)),
+            )
+        except ConditionError as error:
+            raise ConflictError("the batch changed in this moment; read it again") from error
+        batch = msgspec.structs.replace(batch, status="queued", due=due.sort)
+        if work:
+            self._spawn(batch)
+        return batch
+
+    async def get(self, principal: Principal, batch_id: str) -> Batch:
+        """A batch with its counters; raises NotFoundError."""
+        record = await self._store.get(batch_key(principal.tenant, batch_id))
+        batch = from_record(Batch, record.fields) if record else None
+        if batch is None or batch.principal.user != principal.user:
+            raise NotFoundError(f"there is no batch {batch_id}")
+        return batch
+
+    async def list(self, principal: Principal, *, limit: int = 50, before: str = "") -> list[Batch]:
+        """The caller's batches, newest first; `before` is the id of the last one already seen."""
+        partition = listing_key(principal, "").partition
+        page = await self._store.query(partition, after=before, limit=limit, reverse=True)
+        return [await self.get(principal, record.key.sort) for record in page.records]
+
+    async def cancel(self, principal: Principal, batch_id: str) -> Batch:
+        """Begin no further line; lines under way come to their end. A batch that is over stays as it is."""
+        batch = await self.get(principal, batch_id)
+        if batch.over:
+            return batch
+        key = batch_key(principal.tenant, batch_id)
+        if batch.status == "uploading":
+            await self._store.write(
+                Update(key, set={"status": "cancelled", "finished_at": self._clock.now()})
+            )
+        else:
+            await self._store.write(Update(key, set={"cancelling": 1}))
+        return await self.get(principal, batch_id)
+
+    async def results(self, principal: Principal, batch_id: str) -> AsyncIterator[bytes]:
+        """The results in the order of the lines, a segment at a time, as far as they are there."""
+        batch = await self.get(principal, batch_id)
+        after = ""
+        while True:
+            page = await self._store.query(
+                batch_key(principal.tenant, batch.id).partition, SEGMENT, after=after, limit=100
+            )
+            for record in page.records:
+                segment = from_record(Segment, record.fields)
+                if not segment.results:
+                    return
+                yield (await self._blobs.get(principal.tenant, segment.results)).data
+            after = page.after
+            if not after:
+                return
+
+    async def look_after(self, key: Key, due: Due) -> None:
+        """Run a batch that nobody works on: what the sweeper calls."""
+        batch = await self.get(Principal(tenant=due.tenant, user=due.user), due.run_id)
+        if batch.over:
+            await self._store.write(Delete(key))
+        elif batch.lease_until <= self._clock.now():
+            self._spawn(batch)
+
+    def _spawn(self, batch: Batch) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, batch: Batch) -> None:
+        ended = await self._runner.run(batch)
+        log.info("batch=<%s>, status=<%s> | worker done", ended.id, ended.status)
+
+    async def drain(self) -> None:
+        """Wait for the batches that run in this process."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop working; what is left is gone on with by another process, or by this one when it starts again."""
+        for task in self._tasks:
+            task.cancel()
+        await self.drain()
+
+    async def erase(self, principal: Principal, batch_id: str) -> None:
+        """Remove the blobs of a batch that is over."""
+        batch = await self.get(principal, batch_id)
+        if not batch.over:
+            raise ConflictError("the batch is not over; cancel it first")
+        await self._blobs.erase(principal.tenant, blob_session(batch_id))
+
+
+def _counters(batch: Batch) -> dict[str, object]:
+    """The batch as a record in which conditions and counters find their fields, also where they are 0."""
+    return to_record(batch) | {"received": 0, "finished_at": 0.0, "lease_until": 0.0, "fence": 0}

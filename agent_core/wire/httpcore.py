@@ -19,7 +19,6 @@ from agent_core.wire.waits import Waits
 
 MAX_RESPONSE = 64 * 1024 * 1024
 _IDLE_SECONDS = 30.0
-_IDLE_CONNECTIONS = 32
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
@@ -139,7 +138,8 @@ class _Pools:
     def _make(self, **fields: Any) -> httpcore.AsyncConnectionPool:
         return httpcore.AsyncConnectionPool(
             max_connections=self._max_connections,
-            max_keepalive_connections=_IDLE_CONNECTIONS,
+            # No bound of its own for idle ones: httpcore would count the busy ones too, and close what is idle at once.
+            max_keepalive_connections=None,
             keepalive_expiry=_IDLE_SECONDS,
             network_backend=AsyncioBackend(),
             **fields,

@@ -161,14 +161,16 @@ class TestConnections:
         assert server.connections == 1
 
     async def test_many_at_once(self, wire: Wire, server: RawServer) -> None:
-        go = asyncio.Event()
-        url = server.on("/", go, answer(b"x"))
-        calls = [asyncio.create_task(wire.send(post(url, timeouts=Timeouts()))) for _ in range(40)]
-        for _ in calls:
-            await server.arrived.acquire()
-        go.set()
-        assert {(await call).body for call in calls} == {b"x"}
-        assert server.connections == 40
+        """As many connections as calls at once, and all of them are used again for the next wave."""
+        for _ in range(3):
+            go = asyncio.Event()
+            url = server.on("/", go, answer(b"x"))
+            calls = [asyncio.create_task(wire.send(post(url, timeouts=Timeouts()))) for _ in range(60)]
+            for _ in calls:
+                await server.arrived.acquire()
+            go.set()
+            assert {(await call).body for call in calls} == {b"x"}
+        assert server.connections == 60
 
     async def test_leaving_early_closes(self, wire: Wire, server: RawServer) -> None:
         url = server.on("/", CHUNKED + chunked(b"x", end=False), "stall")

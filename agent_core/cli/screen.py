@@ -47,7 +47,8 @@ def rows(titles: Sequence[str], lines: Sequence[Sequence[str]], *, empty: str = 
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title)
+        # The last column gives way where the terminal is narrow; ids must stay whole, people copy them.
+        table.add_column(title, no_wrap=title != titles[-1])
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     console().print(table)

@@ -47,8 +47,8 @@ def rows(titles: Sequence[str], lines: Sequence[Sequence[str]], *, empty: str = 
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        # The last column gives way where the terminal is narrow; ids must stay whole, people copy them.
-        table.add_column(title, no_wrap=title != titles[-1])
+        # Where the terminal is narrow the others wrap; an id stays whole, people copy it.
+        table.add_column(title, no_wrap=title == titles[0])
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     console().print(table)

@@ -28,6 +28,7 @@ div { overflow-x: auto; }
 table { border-collapse: collapse; margin: 0.5rem 0 1rem; width: 100%; }
 th, td { border-top: 1px solid var(--line); padding: 0.35rem 0.75rem 0.35rem 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; }
+td:last-child { min-width: 14rem; }
 summary { cursor: pointer; font-weight: 600; margin: 0.5rem 0; }
 """
 

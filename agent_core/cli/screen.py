@@ -48,7 +48,7 @@ def rows(titles: Sequence[str], lines: Sequence[Sequence[str]], *, empty: str = 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         # Where the terminal is narrow the others wrap; an id stays whole, people copy it.
-        table.add_column(title, no_wrap=title == titles[0])
+        table.add_column(title, no_wrap=title == titles[0], overflow="fold")
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     console().print(table)

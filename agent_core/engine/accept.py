@@ -41,6 +41,7 @@ async def take(kit: Kit, lease: Lease) -> bool:
         await kit.store.write(lease.taking(kit.clock.now()))
     except ConditionError:
         return False
+    point("after lease")
     return True
 
 

@@ -70,11 +70,14 @@ async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolRe
     _ask(attempt, [plan for group in groups for plan in group])
     results: dict[str, ToolResult] = {}
     for planned in groups:
-        for plan in planned:
-            if plan.once and not (plan.begun or plan.stored or plan.refusal):
-                intent = Step(number=plan.number, kind="tool", name=plan.call.name, call=plan.call)
-                attempt.journal.unsaved.append(intent)
+        intents = [plan for plan in planned if plan.once and not (plan.begun or plan.stored or plan.refusal)]
+        for plan in intents:
+            intent = Step(number=plan.number, kind="tool", name=plan.call.name, call=plan.call)
+            attempt.journal.unsaved.append(intent)
+            point("before intent")
         await attempt.journal.save()
+        if intents:
+            point("after intent")
         if not all(plan.stored for plan in planned):
             attempt.check_time()
         steps = await asyncio.gather(*(_tool_step(attempt, plan) for plan in planned))

@@ -225,10 +225,12 @@ class Closing:
         """
         while len(writes) > MAX_WRITES - 1:
             ahead, writes = writes[: MAX_WRITES - 1], writes[MAX_WRITES - 1 :]
+            point("before overflow")
             try:
                 await self._kit.store.write(self._lease.renewal(self._kit.clock.now()), *ahead)
             except ConditionError as error:
                 raise LeaseLostError("another worker took over the session") from error
+            point("after overflow")
         return writes
 
 

@@ -17,6 +17,7 @@ from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
+from agent_core.engine.points import point
 from agent_core.engine.reading import erase_session, read_all, read_run, recent_runs
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
@@ -181,7 +182,9 @@ class Engine:
             for feed in self._attended.get(session, ()):
                 feed.nudge()
         if not finished:
+            point("before wake")
             await self._wake(run.principal, run.session_id)
+            point("after wake")
         feed_left = self._feeds.get(run.id)
         if feed_left is not None and not feed_left.over:
             await self._attend(run, feed_left)  # another worker goes on: see it through
@@ -263,7 +266,9 @@ class Engine:
         self._own(principal, await self.run(principal, run_id))
         run = await decide(self._kit, principal, run_id, digest, status)
         if not any(question.open_at(self._clock.now()) for question in run.questions):
+            point("before wake")
             await self._wake(run.principal, run.session_id)
+            point("after wake")
         return run
 
     # What was given up

@@ -38,6 +38,7 @@ async def push(kit: Kit, key: Key, due: Due) -> bool:
         await _put_off(kit, key, due, run, error)
         return False
     await kit.store.write(Delete(key))
+    point("after outbox")
     return True
 
 

@@ -11,6 +11,7 @@ from agent_core.engine import keys
 from agent_core.engine.accept import lease_of, take
 from agent_core.engine.kit import Kit
 from agent_core.engine.outbox import push
+from agent_core.engine.points import point
 from agent_core.engine.runs import Due, Head
 from agent_core.engine.worker import Worker
 from agent_core.errors import ConditionError
@@ -67,10 +68,12 @@ async def _look_after(kit: Kit, wake: Wake, record: Record) -> str:
     head = await kit.store.get(Key(keys.session(principal, due.session_id), keys.STATE))
     if head is not None and from_record(Head, head.fields).lease_until > kit.clock.now():
         return ""  # somebody works on it
+    point("before attempt")
     try:
         await kit.store.write(Update(record.key, add={"attempts": 1}, when=(Equals("run_id", due.run_id),)))
     except ConditionError:
         return ""  # it ended in this moment
+    point("after attempt")
     if due.attempts < MAX_ATTEMPTS:
         await wake(principal, due.session_id)
         return "resumed"

@@ -123,7 +123,7 @@ class Worker:
         if view.head.owner != self._lease.owner:
             raise LeaseLostError("another worker took over the session")
         self._lease.fence, self._lease.interrupts = view.head.fence, view.head.interrupts
-        point("after lease")
+        point("after read")
         return view
 
     async def _answer(
@@ -256,10 +256,12 @@ class Worker:
     async def _release_to_next(self) -> None:
         """Let go with messages still waiting, for a worker with more time."""
         fence = (Equals("fence", self._lease.fence),)
+        point("before release")
         try:
             await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=fence))
         except ConditionError as error:
             raise LeaseLostError("another worker took over the session") from error
+        point("after release")
 
 
 def _began(run: Run) -> float:

@@ -75,6 +75,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: Timeouts
     clock: Clock
 
+    def __repr__(self) -> str:
+        return f"Caller({self.name} at {self.url})"  # without the key and the header it stands in
+
     async def reply(self, write: Body, read: Callable[[bytes], Reply]) -> Reply:
         """The whole reply that `read` makes of the answer's body. `write` makes the request's."""
         try:
@@ -87,33 +90,41 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         except ModelError as error:
             raise self._named(error) from None
 
-    async def stream(self, write: Body, reader: Reader) -> AsyncIterator[Chunk]:
-        """The chunks that the reader makes of the answer, the last one with the whole reply."""
+    async def stream(
+        self, write: Body, reader: Reader, read: Callable[[bytes], Reply]
+    ) -> AsyncIterator[Chunk]:
+        """The chunks that the reader makes of the answer, the last one with the whole reply.
+
+        Some servers answer whole although a stream was asked for: `read` reads that.
+        """
         try:
             async with self.wire.stream(self._request(write())) as answer:
-                await self._check(answer)
-                async for piece in answer.chunks:
-                    for chunk in reader.feed(piece):
-                        yield chunk
-                    if reader.done:
-                        await drain(answer.chunks)
-                        break
-            last = Chunk(reply=reader.reply())
+                if await self._is_whole(answer):
+                    reply = read(await answer.read())
+                    if reply.message.text:
+                        yield Chunk(text=reply.message.text)
+                else:
+                    async for piece in answer.chunks:
+                        for chunk in reader.feed(piece):
+                            yield chunk
+                        if reader.done:
+                            await drain(answer.chunks)
+                            break
+                    reply = reader.reply()
         except WireError as error:
             raise self._named(told(error)) from error
         except ModelError as error:
             raise self._named(error) from None
-        yield last
+        yield Chunk(reply=reply)
 
-    async def _check(self, answer: StreamedResponse) -> None:
+    async def _is_whole(self, answer: StreamedResponse) -> bool:
+        """Whether the answer is no event stream. Raises where it is no answer of a model at all."""
         if not 200 <= answer.status < 300:
             raise failure(answer.status, answer.headers, await answer.read(), self.clock.now())
         kind = answer.headers.get("content-type", "")
-        if kind.startswith(("text/html", "application/json")):
-            body = decode_any(await answer.read())
-            if isinstance(body, dict) and body.get("error"):
-                raise reported(body["error"])
-            raise malformed(f"{kind} in place of an event stream")
+        if kind.startswith("text/html"):
+            raise malformed("a web page in place of an event stream")
+        return kind.startswith("application/json")
 
     def _request(self, body: dict[str, Any]) -> Request:
         return Request(

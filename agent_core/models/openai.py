@@ -51,16 +51,18 @@ class OpenAIModel:
 
     async def reply(self, prompt: Prompt) -> Reply:
         """The whole reply."""
-        return await self._caller.reply(
-            lambda: self._to_wire(prompt, stream=False), lambda answer: from_wire(answer, self._model)
-        )
+        return await self._caller.reply(lambda: self._to_wire(prompt, stream=False), self._from_wire)
 
     def stream(self, prompt: Prompt) -> AsyncIterator[Chunk]:
         """The reply in pieces; the last chunk, and only that, holds the whole `reply`."""
-        return self._caller.stream(lambda: self._to_wire(prompt, stream=True), ChunkReader(self._model))
+        reader = ChunkReader(self._model)
+        return self._caller.stream(lambda: self._to_wire(prompt, stream=True), reader, self._from_wire)
 
     def _to_wire(self, prompt: Prompt, *, stream: bool) -> dict[str, Any]:
         return to_wire(prompt, self._model, stream, limit_field=self._limit_field)
+
+    def _from_wire(self, body: bytes) -> Reply:
+        return from_wire(body, self._model)
 
     async def close(self) -> None:
         """Nothing to let go of: the wire belongs to whoever gave it."""

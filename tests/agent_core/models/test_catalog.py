@@ -148,6 +148,8 @@ def test_a_missing_key_is_told(text: str, variable: str) -> None:
 def test_a_spec_does_not_show_its_key() -> None:
     assert "sk-1" not in repr(spec("openai", "gpt", URL, "sk-1"))
     assert repr(spec("openai", "gpt", URL, "sk-1")) == "ModelSpec(openai@https://host/v1:gpt)"
+    model = make_model(spec("openai", "gpt", URL, "sk-1"), Settings(), ScriptedWire(), ManualClock())
+    assert "sk-1" not in repr(vars(model))
     assert Settings(openai_api_key="sk-1").public()["openai_api_key"] == "***"
 
 

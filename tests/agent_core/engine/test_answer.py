@@ -90,6 +90,13 @@ async def test_the_second_message_remembers_the_first() -> None:
     ]
 
 
+async def test_every_message_knows_when_it_came() -> None:
+    house = House("Hello.")
+    await house.app.engine.answer(said("Hi", session_id="s"))
+    page = await house.app.engine.session(ME, "s")
+    assert [message.created_at for message in page.messages] == [house.clock.now()] * 2
+
+
 async def test_the_same_key_replays_and_another_body_is_refused() -> None:
     house = House("Once.")
     first = await house.app.engine.answer(said("Hi", key="k", fingerprint="a"))

@@ -14,8 +14,8 @@ from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.journal import Journal
 from agent_core.engine.limits import Meter
-from agent_core.engine.runs import Inbound, Question, Run
-from agent_core.messages import DATA_CLASSES, DataClass, Message, Turn
+from agent_core.engine.runs import Inbound, Question, Run, Step
+from agent_core.messages import DATA_CLASSES, DataClass, Message, Reply, Turn, Usage
 
 
 class Parked(Exception):
@@ -29,6 +29,9 @@ class Parked(Exception):
 class HandOver(Exception):
     """The platform will stop this worker soon: another one goes on from the journal."""
 
+
+A_MILLION = Usage(input=1_000_000, output=1_000_000)
+"""Tokens that cost something wherever anything does."""
 
 Join = Callable[[], Awaitable[list[Message]]]
 
@@ -94,6 +97,28 @@ class Attempt:
         return msgspec.structs.replace(
             message, run_id=self.run.id, created_at=self.clock.now(), data_class=self.data_class
         )
+
+    def journal_reply(self, name: str, reply: Reply, started_at: float) -> None:
+        """Take a model's reply into the journal and the count, with what it cost under this name."""
+        step = Step(
+            number=self.number,
+            kind="model",
+            name=name,
+            reply=reply,
+            usage=reply.usage,
+            cost=self._cost(name, reply, started_at),
+            started_at=started_at,
+            finished_at=self.clock.now(),
+            fence=self.fence,
+        )
+        self.journal.unsaved.append(step)
+        self.meter.count(step)
+
+    def _cost(self, name: str, reply: Reply, at: float) -> int | None:
+        """Nano-dollars; None where no price is known, or where a provider that charges says nothing of its tokens."""
+        if reply.usage.total or self.prices.cost(name, A_MILLION, at) == 0:
+            return self.prices.cost(name, reply.usage, at)
+        return None
 
     def check_time(self) -> None:
         """Raise HandOver where the platform's deadline is near.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from agent_core.engine import window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.points import point
-from agent_core.engine.runs import Step
 from agent_core.messages import Message, Prompt, Reply
 
 INSTRUCTIONS = """You summarise a conversation so that it can go on without its beginning. Keep names, numbers, dates,
@@ -65,19 +64,7 @@ async def _summarise(attempt: Attempt, old: Sequence[Message]) -> Reply:
     point("before model")
     reply = await model.reply(prompt)
     point("after model")
-    step = Step(
-        number=attempt.number,
-        kind="model",
-        name=model.name,
-        reply=reply,
-        usage=reply.usage,
-        cost=attempt.prices.cost(model.name, reply.usage, started),
-        started_at=started,
-        finished_at=attempt.clock.now(),
-        fence=attempt.fence,
-    )
-    attempt.journal.unsaved.append(step)
-    attempt.meter.count(step)
+    attempt.journal_reply(model.name, reply, started)
     await attempt.journal.save()
     return reply
 

@@ -15,7 +15,7 @@ from agent_core.engine.compaction import compact, summary_message
 from agent_core.engine.events import event_id, text_event
 from agent_core.engine.pieces import Pieces
 from agent_core.engine.points import point
-from agent_core.engine.runs import RunEvent, Step
+from agent_core.engine.runs import RunEvent
 from agent_core.errors import ModelMalformedError, ModelRefusedError
 from agent_core.messages import Chunk, Finish, Message, Prompt, Reply, ToolCall
 from agent_core.plugins.base import Stop
@@ -89,20 +89,7 @@ async def _model_step(attempt: Attempt) -> Reply:
     point("before model")
     reply = await _respond(attempt)
     point("after model")
-    name = _paid(attempt.bound, reply)
-    step = Step(
-        number=attempt.number,
-        kind="model",
-        name=name,
-        reply=reply,
-        usage=reply.usage,
-        cost=attempt.prices.cost(name, reply.usage, started),
-        started_at=started,
-        finished_at=attempt.clock.now(),
-        fence=attempt.fence,
-    )
-    attempt.journal.unsaved.append(step)
-    attempt.meter.count(step)
+    attempt.journal_reply(_paid(attempt.bound, reply), reply, started)
     _check_output(attempt, reply)
     return reply
 

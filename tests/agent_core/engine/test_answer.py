@@ -200,6 +200,25 @@ async def test_a_limit_stops_the_run_before_it_spends_more(limits: Limits, name:
     assert (run.status, run.failure.slug, run.failure.extras) == ("failed", "limit-reached", {"limit": name})
 
 
+@pytest.mark.parametrize(
+    ("name", "usage", "unpriced"),
+    [
+        ("openai:gpt-5-mini", Usage(input=10, output=5), ()),
+        ("openai:gpt-5-mini", Usage(), ("openai:gpt-5-mini",)),  # a server that says nothing of its tokens
+        ("openai:nobody-knows-it", Usage(input=10, output=5), ("openai:nobody-knows-it",)),
+        ("local:smollm2", Usage(), ()),
+    ],
+)
+async def test_a_cost_that_is_not_known_is_flagged_and_never_nothing(
+    name: str, usage: Usage, unpriced: tuple[str, ...]
+) -> None:
+    house = House(Reply(message=Message.of("assistant", "Hi."), usage=usage))
+    house.model.name = name
+    run = await house.app.engine.answer(said("Hi"))
+    assert run.unpriced == unpriced
+    assert (run.cost > 0) == (name == "openai:gpt-5-mini" and not unpriced)
+
+
 async def test_an_unknown_agent_is_named_with_those_there_are() -> None:
     house = House()
     with pytest.raises(NotFoundError, match="assistant"):

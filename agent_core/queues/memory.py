@@ -266,13 +266,15 @@ class MemoryQueue:
         for message in lane.messages.values():
             if message.expires_at <= now:
                 gone.append(message)
-            elif message.visible_at > now or len(taken) == wanted or (taken and message.receive_count):
+            elif message.visible_at > now or len(taken) == wanted:
                 break
             elif self.dead is not None and message.receive_count >= self.rules.max_receives:
                 exhausted.append(message)
             else:
                 taken.append(message)
-                if message.receive_count:  # it failed before: those after it must not use up receives with it
+                if (
+                    message.receive_count
+                ):  # it failed before: those behind it must not use up receives with it
                     break
         for message in gone:
             self._drop(message)

@@ -79,7 +79,9 @@ class SqliteQueue:
         check_receive(limit, visibility, wait_seconds)
         until = self._clock.monotonic() + wait_seconds
         pause = _FIRST_PAUSE
-        await asyncio.sleep(0)  # a look at the file lets no other task pass, and many who look would let none ever
+        await asyncio.sleep(
+            0
+        )  # a look at the file lets no other task pass, and many who look would let none ever
         with self._bell.listen() as ear:
             while True:
                 due = await self._due()

@@ -218,13 +218,13 @@ class Messages:
         for row in lane:
             if row.expires_at <= self._now:
                 gone.append(row)
-            elif row.visible_at > self._now or len(taken) == wanted or (taken and row.receive_count):
+            elif row.visible_at > self._now or len(taken) == wanted:
                 break
             elif 0 < self._rules.max_receives <= row.receive_count:
                 exhausted.append(row)
             else:
                 taken.append(row)
-                if row.receive_count:  # it failed before: those after it must not use up receives with it
+                if row.receive_count:  # it failed before: those behind it must not use up receives with it
                     break
         for row in gone:
             self.remove(row)

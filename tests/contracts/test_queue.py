@@ -423,6 +423,17 @@ async def test_a_group_whose_message_failed_waits_for_it(make: Make, clock: Manu
     assert (again.body, again.receive_count) == ("a", 2)
 
 
+async def test_a_group_waits_for_each_message_of_it_in_flight(make: Make, clock: ManualClock) -> None:
+    queue = fifo(make, visibility_seconds=30)
+    await queue.send(*in_group("g", "a", "b"))
+    first = await queue.receive()
+    assert await queue.extend(receipts(first)[:1], 0) == ()
+    assert await queue.receive() == (), "whoever has b must let go of it before anybody has a"
+    assert await queue.extend(receipts(first)[1:], 10) == ()
+    clock.advance(10)
+    assert bodies(await queue.receive()) == ["a"]
+
+
 async def test_a_message_that_failed_comes_alone(make: Make, clock: ManualClock) -> None:
     """Else those behind it would use up their receives with it, and be dead letters though nobody ever tried them."""
     queue = fifo(make, visibility_seconds=30, max_receives=3)

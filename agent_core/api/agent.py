@@ -17,9 +17,10 @@ from agent_core.api.runs import frames, run_view
 from agent_core.api.schemas import AgentRequest
 from agent_core.api.service import Service
 from agent_core.api.sse import EventStream
-from agent_core.engine.runs import Inbound, Run
+from agent_core.engine.runs import CALLBACK, Delivery, Inbound, Run
 from agent_core.errors import InputError
 from agent_core.messages import DataClass, Message
+from agent_core.security.addresses import check_address
 
 _WAIT = re.compile(r"wait\s*=\s*(\d{1,4})", re.IGNORECASE)
 
@@ -30,26 +31,41 @@ async def post_agent(service: Service, request: Request) -> ASGIApp:
     asked = decode(body, AgentRequest)
     key = idempotency_key(request.headers)
     inbound = Inbound(
-        messages=_messages(asked, asked.data_class or service.settings.data_class),
+        messages=read_messages(asked, asked.data_class or service.settings.data_class),
         principal=principal(request),
         agent=asked.agent or "",
         session_id=asked.session_id or "",
         key=key,
         fingerprint=fingerprint(request.scope["path"], asked) if key else "",
         metadata=asked.metadata,
+        delivery=_delivery(asked, service.settings.callback_secret),
     )
     if wants_events(request) if asked.stream is None else asked.stream:
         return await _streamed(service, request, inbound)
     preferences = ",".join(request.headers.getlist("prefer"))
-    if "respond-async" in preferences.lower():
+    preferred = "respond-async" in preferences.lower()
+    if preferred or asked.mode == "async":
         run = await service.engine.submit(inbound)
-        return _response(run, request, {"Preference-Applied": "respond-async"})
+        return _response(run, request, {"Preference-Applied": "respond-async"} if preferred else {})
     wait = _WAIT.search(preferences)
     run = await service.engine.answer(inbound, wait_seconds=max(float(wait[1]), 0.001) if wait else 0.0)
     return _response(run, request, {"Preference-Applied": f"wait={wait[1]}"} if wait else {})
 
 
-def _messages(asked: AgentRequest, data_class: DataClass) -> tuple[Message, ...]:
+def _delivery(asked: AgentRequest, secret: str) -> Delivery | None:
+    """Where the end of the run is sent; raises InputError where it can't be."""
+    if asked.callback is None:
+        return None
+    if not secret:
+        raise InputError(
+            "this service sends no callbacks: SAMPAN_CALLBACK_SECRET is not set", field="$.callback"
+        )
+    check_address(asked.callback)
+    return Delivery(CALLBACK, asked.callback)
+
+
+def read_messages(asked: AgentRequest, data_class: DataClass) -> tuple[Message, ...]:
+    """What the caller says; raises InputError unless it is said in just one of the two ways."""
     if isinstance(asked.messages, list) and not asked.message:
         return tuple(message.message(data_class) for message in asked.messages)
     if asked.messages or not asked.message:

@@ -122,6 +122,22 @@ class AgentRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ]
         | None
     ) = None
+    mode: Annotated[
+        Literal["sync", "async"],
+        Meta(
+            description="`async` answers 202 at once; look at the run, or follow its events, whenever you like."
+        ),
+    ] = "sync"
+    callback: (
+        Annotated[
+            str,
+            Meta(
+                max_length=2048,
+                description="https address that the end of the run is sent to, signed by Standard Webhooks.",
+            ),
+        ]
+        | None
+    ) = None
     metadata: Metadata = {}
     data_class: (
         Annotated[

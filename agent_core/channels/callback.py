@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from agent_core.clock import Clock
 from agent_core.costs.ledger import dollars
 from agent_core.engine.runs import Delivery, Run
-from agent_core.errors import AgentError, ConfigError, InputError, WireError
+from agent_core.errors import AgentError, WireError
+from agent_core.security.addresses import check_address
 from agent_core.security.signatures import standard_headers, standard_key
 from agent_core.wire.base import Request, Timeouts, Wire
 
-KIND = "callback"
 TIMEOUTS = Timeouts(connect=5.0, first_byte=15.0, between_chunks=5.0, total=20.0)
 
 
@@ -57,32 +55,6 @@ class Callback:
             raise GoneError(f"{delivery.address} answered 410: it wants no more")
         if not 200 <= answer.status < 300:
             raise WireError(f"{delivery.address} answered {answer.status}")
-
-
-def check_address(address: str) -> None:
-    """Raise InputError where callbacks don't go to this address."""
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    try:
-        number = ipaddress.ip_address(host)
-    except ValueError:
-        number = None
-    local = host == "localhost" or (number is not None and number.is_loopback)
-    if parts.scheme == "http" and local:
-        return
-    if parts.scheme != "https" or not host or parts.username or parts.password:
-        raise InputError("a callback goes to an https address without a password in it", field="$.callback")
-    if local or (number is not None and not number.is_global):
-        raise InputError("a callback does not go into a private network", field="$.callback")
-
-
-def check_secret(secret: str) -> None:
-    """Raise ConfigError where callbacks can't be signed."""
-    if not secret:
-        raise ConfigError(
-            "callbacks need SAMPAN_CALLBACK_SECRET: whsec_ followed by base64 of 32 random bytes"
-        )
-    standard_key(secret)
 
 
 def _data(run: Run) -> dict[str, Any]:

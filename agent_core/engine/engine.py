@@ -22,13 +22,14 @@ from agent_core.engine.reading import erase_session, read_all, read_run, recent_
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
-from agent_core.errors import ConditionError, InputError, NotFoundError
+from agent_core.errors import ConditionError, InputError, NotFoundError, RunningError
 from agent_core.messages import Message, Principal, from_record
 from agent_core.store.base import Equals, Key, Update
 
 log = logging.getLogger("sampan.engine")
 
-POLL_SECONDS = (0.05, 0.1, 0.2, 0.5)
+POLL_SECONDS = (0.05, 0.1, 0.2, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 2.0)
+"""From one look at a run that is worked on elsewhere to the next; the later ones may be waiting for a person."""
 
 
 class Engine:
@@ -56,7 +57,7 @@ class Engine:
         Raises what acceptance raises: KeyReusedError, RunningError, SessionBusyError, NotFoundError, InputError,
         StoreError.
         """
-        run, feed = await self._begin(inbound, streaming=False, stop_at=stop_at)
+        run, feed = await self._begin(inbound, stop_at=stop_at)
         if feed is None:
             return run
         if not wait_seconds:
@@ -68,11 +69,21 @@ class Engine:
             return run
 
     async def submit(self, inbound: Inbound, *, work: bool = True) -> Run:
-        """Accept the message and return at once; `work` False leaves the work to the sweeper or a queue's worker."""
-        inbound = self._completed(inbound)
+        """Accept the message and return at once; watch it by `events`.
+
+        `work` False leaves the work to the sweeper or a queue's worker. The same key gives the same run, whatever it
+        is doing.
+        """
+        inbound = self._completed(msgspec.structs.replace(inbound, stream=True))
         run = self._new_run(inbound)
-        accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy, work=work)
+        try:
+            accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy, work=work)
+        except RunningError as error:
+            return msgspec.structs.replace(await self.run(inbound.principal, error.run_id), replayed=True)
         if accepted.lease is not None:
+            feed = self._feeds.setdefault(accepted.run.id, Feed())
+            feed.wanted = True
+            feed.emit(started(accepted.run))
             self._start(accepted.run, accepted.lease, fresh=accepted.fresh)
         return accepted.run
 
@@ -81,7 +92,7 @@ class Engine:
 
         The first step raises what acceptance raises. Closing the iterator does not cancel the run.
         """
-        run, feed = await self._begin(inbound, streaming=True)
+        run, feed = await self._begin(msgspec.structs.replace(inbound, stream=True))
         if feed is None:
             for event in retold(run):
                 yield event
@@ -113,9 +124,7 @@ class Engine:
                 return
             await self._clock.sleep(POLL_SECONDS[-1])
 
-    async def _begin(
-        self, inbound: Inbound, *, streaming: bool, stop_at: float = 0.0
-    ) -> tuple[Run, Feed | None]:
+    async def _begin(self, inbound: Inbound, *, stop_at: float = 0.0) -> tuple[Run, Feed | None]:
         """Accept the message and start the work; no feed where the run was done before."""
         inbound = self._completed(inbound)
         run = self._new_run(inbound)
@@ -124,7 +133,7 @@ class Engine:
         if run.replayed:
             return run, None
         feed = self._feeds.setdefault(run.id, Feed())
-        feed.wanted = feed.wanted or streaming
+        feed.wanted, feed.awaited = feed.wanted or inbound.stream, True
         feed.emit(started(run))
         if accepted.lease is not None:
             self._start(run, accepted.lease, fresh=accepted.fresh, stop_at=stop_at)
@@ -185,9 +194,11 @@ class Engine:
             point("before wake")
             await self._wake(run.principal, run.session_id)
             point("after wake")
-        feed_left = self._feeds.get(run.id)
-        if feed_left is not None and not feed_left.over:
-            await self._attend(run, feed_left)  # another worker goes on: see it through
+        left = self._feeds.get(run.id)
+        if left is not None and left.awaited:
+            await self._attend(run, left)  # another worker goes on: see it through
+        else:
+            self._feeds.pop(run.id, None)
 
     async def sweep(self) -> Swept:
         """Look after what was left lying: call it once a minute."""
@@ -198,7 +209,7 @@ class Engine:
         session = keys.session(run.principal, run.session_id)
         attended = self._attended.setdefault(session, set())
         attended.add(feed)
-        polls = 0
+        tries = 0
         try:
             while not feed.over:
                 if session in self._working:
@@ -209,9 +220,11 @@ class Engine:
                     for event in retold(stored)[1:-1]:
                         feed.emit(event)
                     feed.finish(stored)
-                elif not await self.resume(run.principal, run.session_id):
-                    await self._clock.sleep(POLL_SECONDS[min(polls, len(POLL_SECONDS) - 1)])
-                    polls += 1
+                    continue
+                if tries:
+                    await self._clock.sleep(POLL_SECONDS[min(tries, len(POLL_SECONDS)) - 1])
+                tries += 1
+                await self.resume(run.principal, run.session_id)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it was
             feed.fail(error)
         finally:

@@ -18,6 +18,8 @@ class Feed:
         self.error: BaseException | None = None
         self.wanted = False
         """Whether somebody wants the reply in pieces; without followers the model is not asked to stream."""
+        self.awaited = False
+        """Whether somebody in this process waits for the end."""
         self._waiting: list[asyncio.Future[None]] = []
 
     @property

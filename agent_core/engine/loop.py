@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from agent_core.agent import Responder
+from agent_core.agent import Agent
 from agent_core.engine import window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.bound import Bound
@@ -107,7 +107,7 @@ def _paid(bound: Bound, reply: Reply) -> str:
 
 async def _respond(attempt: Attempt) -> Reply:
     bound = attempt.bound
-    if isinstance(bound.agent, Responder):
+    if not isinstance(bound.agent, Agent):
         tenant = attempt.run.principal.tenant
         messages = await window.inline([*attempt.history, *attempt.messages], attempt.blobs, tenant)
         answer = bound.agent.respond(messages, attempt.turn())
@@ -140,7 +140,7 @@ async def _collect(attempt: Attempt, chunks: AsyncIterator[Chunk]) -> Reply:
 async def _prompt(attempt: Attempt) -> Prompt:
     agent, model, inbound = attempt.bound.agent, attempt.bound.model, attempt.inbound
     assert model is not None
-    assert not isinstance(agent, Responder)
+    assert isinstance(agent, Agent)
     if inbound.tools and not model.tools:
         raise ModelRefusedError(f"the model {model.name} has no tool use; choose another by MODEL_NAME")
     max_tokens = inbound.max_tokens or agent.max_tokens

@@ -8,6 +8,9 @@ import msgspec
 
 from agent_core.messages import Message, Principal, Reply, RunStatus, ToolCall, ToolResult, ToolSpec, Usage
 
+CALLBACK = "callback"
+"""The kind of delivery that sends the end of a run to an address of the caller's."""
+
 
 class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the end of a run is pushed: the kind of deliverer ("callback", a channel) and its address."""
@@ -22,7 +25,8 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `messages` is mostly one; a client that keeps the history itself (OpenAI's chat completions) sends it all.
     `key` is the idempotency key ("" for none), `fingerprint` a hash of what the caller sent under it.
-    `tools` are the caller's own: a call to one of them ends the run and goes back to the caller.
+    `tools` are the caller's own: a call to one of them ends the run and goes back to the caller. `stream` has the
+    reply made in pieces, for those who watch now or attach later.
     """
 
     messages: tuple[Message, ...]
@@ -39,6 +43,7 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     temperature: float | None = None
     delivery: Delivery | None = None
+    stream: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -102,6 +102,7 @@ class Worker:
         if run is None:
             run, steps = await read_run(self._kit.store, self._principal.tenant, item.run_id)
         feed = self._kit.feeds.get(run.id) or Feed()
+        feed.wanted = feed.wanted or item.inbound.stream
         closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
         if run.status == "waiting" and any(
             question.open_at(self._kit.clock.now()) for question in run.questions

@@ -267,3 +267,39 @@ async def test_an_answer_is_waited_for_no_longer_than_one_prefers(house: House, 
     await home.app.engine.drain()
     quick = await home.say("And now?", {"Prefer": "wait=10"})
     assert (quick.status_code, quick.headers["preference-applied"]) == (200, "wait=10")
+
+
+async def test_an_asynchronous_run_under_one_key_is_one_run(house: House, gate: Any) -> None:
+    home = house(ToolCall("c1", "wait"), "Done.", tools=[gate.tool])
+    key = {"Idempotency-Key": "k"}
+    first = await home.say("Go", key, mode="async")
+    again = await home.say("Go", key, mode="async")
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["run_id"] == again.json()["run_id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    gate.open.set()
+    await home.app.engine.drain()
+    after = await home.say("Go", key, mode="async")
+    assert (after.status_code, after.json()["reply"]["text"]) == (200, "Done.")
+
+
+async def test_an_asynchronous_run_can_be_followed_by_who_comes_late(
+    house: House, gate: Any, events: Any
+) -> None:
+    home = house(ToolCall("c1", "wait"), "All of it.", tools=[gate.tool])
+    run = (await home.say("Go", mode="async")).json()
+    gate.open.set()
+    followed = events((await home.get(f"/api/v1/runs/{run['run_id']}/events")).text)
+    assert [event.type for event in followed][0] == "run"
+    assert "".join(event.data["text"] for event in followed if event.type == "text") == "All of it."
+    assert followed[-1].type == "reply"
+
+
+@pytest.mark.parametrize("callback", ["http://example.com/", "https://10.0.0.1/", "nonsense"])
+async def test_a_callback_needs_a_secret_and_a_public_address(house: House, callback: str) -> None:
+    refused = await house("never").say("Go", callback="https://example.com/hook")
+    assert (refused.status_code, refused.json()["field"]) == (422, "$.callback")
+    assert "SAMPAN_CALLBACK_SECRET" in refused.json()["detail"]
+    home = house("never", settings={"callback_secret": "whsec_" + "A" * 32})
+    refused = await home.say("Go", callback=callback)
+    assert (refused.status_code, refused.json()["field"]) == (422, "$.callback")

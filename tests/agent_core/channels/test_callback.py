@@ -7,9 +7,10 @@ import json
 import pytest
 
 from agent_core import Agent, Message, Principal
-from agent_core.channels.callback import Callback, check_address
+from agent_core.channels.callback import Callback
 from agent_core.engine.runs import Delivery, Inbound
 from agent_core.errors import InputError
+from agent_core.security.addresses import check_address
 from agent_core.security.signatures import standard_valid
 from agent_core.testing import ManualClock, ScriptedModel, ScriptedWire, test_app
 from agent_core.wire.scripted import Answer

@@ -105,6 +105,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body."""
 
+    max_batch_bytes: Positive = 1024 * 1024 * 1024
+    """Largest batch, as lines of JSON; they are streamed, so `max_body_bytes` does not hold for them."""
+
     max_header_bytes: Positive = 16 * 1024
     """Largest sum of request headers."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from agent_core.api import problems
 from agent_core.api.bodies import Disconnect
 from agent_core.api.routes import OPERATIONS
 from agent_core.api.service import Handler, Service
+from agent_core.batches.service import Batches
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
 from agent_core.errors import (
@@ -41,11 +42,16 @@ SECURITY_HEADERS = (
 
 
 def build(
-    engine: Engine, settings: Settings, *, clock: Clock, mounts: Sequence[tuple[str, ASGIApp]] = ()
+    engine: Engine,
+    settings: Settings,
+    *,
+    clock: Clock,
+    mounts: Sequence[tuple[str, ASGIApp]] = (),
+    batches: Callable[[], Batches] | None = None,
 ) -> ASGIApp:
     """The app. `mounts` are further ASGI apps by path, such as ("/console", pages). Nothing connects here."""
     console = next((path for path, _ in mounts if path == "/console"), "")
-    service = Service(engine, settings, clock, console)
+    service = Service(engine, settings, clock, console, batches)
     table: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
         table.setdefault(operation.path, {})[operation.method] = operation.handler

@@ -29,6 +29,7 @@ from agent_core.api.service import Service
 from agent_core.api.sse import EventStream, data_frame
 from agent_core.engine.runs import Inbound, Run, RunEvent
 from agent_core.errors import AgentError, ConflictError, InputError, ModelCutError, NotFoundError
+from agent_core.messages import DataClass
 
 log = logging.getLogger("sampan.api")
 
@@ -62,7 +63,7 @@ class UnfinishedError(ConflictError):
 async def post_chat(service: Service, request: Request) -> ASGIApp:
     """Answer a conversation, whole or in chunks."""
     body = await read_json(request, service.settings.max_body_bytes)
-    asked = _decode(body)
+    asked = decode_chat(body)
     _known(service, asked.model)
     inbound = _inbound(service, request, asked)
     if asked.stream:
@@ -78,7 +79,8 @@ async def post_chat(service: Service, request: Request) -> ASGIApp:
     return json_response(completion(run), headers=headers)
 
 
-def _decode(body: bytes) -> ChatRequest:
+def decode_chat(body: bytes) -> ChatRequest:
+    """The request in a body; raises InputError that says what to do about a field which can't be honoured."""
     try:
         return decode(body, ChatRequest)
     except InputError as error:
@@ -96,18 +98,26 @@ def _known(service: Service, model: str) -> None:
 
 
 def _inbound(service: Service, request: Request, asked: ChatRequest) -> Inbound:
-    metadata = dict(asked.metadata or {})
-    session_id = _session_id(request.headers.get(SESSION_HEADER), metadata.pop("session_id", ""))
-    messages = read_messages(asked, service.settings.data_class)
     key = idempotency_key(request.headers)
+    inbound = chat_inbound(asked, service.settings.data_class, request.headers.get(SESSION_HEADER))
+    return msgspec.structs.replace(
+        inbound,
+        principal=principal(request),
+        key=key,
+        fingerprint=fingerprint(request.scope["path"], [asked, inbound.session_id]) if key else "",
+    )
+
+
+def chat_inbound(asked: ChatRequest, data_class: DataClass, session: str | None = None) -> Inbound:
+    """The conversation as the engine takes it; `session` goes before the id in its metadata. Raises InputError."""
+    metadata = dict(asked.metadata or {})
+    session_id = _session_id(session, metadata.pop("session_id", ""))
+    messages = read_messages(asked, data_class)
     choice = "required" if isinstance(asked.tool_choice, NamedTool) else asked.tool_choice or "auto"
     return Inbound(
         messages=newest(messages) if session_id else messages,
-        principal=principal(request),
         agent=asked.model,
         session_id=session_id,
-        key=key,
-        fingerprint=fingerprint(request.scope["path"], [asked, session_id]) if key else "",
         channel="chat",
         metadata=metadata,
         tools=read_tools(asked),

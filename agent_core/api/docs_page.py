@@ -92,6 +92,15 @@ def _tag(document: Mapping[str, Any], tag: Mapping[str, str]) -> str:
     return f"<section><h2>{escape(tag['name'])}</h2><p>{_inline(tag['description'])}</p>{sections}</section>"
 
 
+def _body(content: Mapping[str, Any]) -> str:
+    """What a request may bring; its media type is said where it is not JSON."""
+    kinds = (
+        _type(body["schema"]) + ("" if kind == "application/json" else f" ({escape(kind)})")
+        for kind, body in content.items()
+    )
+    return " or ".join(kinds)
+
+
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     parts = [
         f"<section id='{escape(operation['operationId'])}'>",
@@ -110,9 +119,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
         ]
         parts.append(_table(("Parameter", "In", "Type", "What for"), rows))
     if "requestBody" in operation:
-        parts.append(
-            f"<p>Body: {_type(operation['requestBody']['content']['application/json']['schema'])}</p>"
-        )
+        parts.append(f"<p>Body: {_body(operation['requestBody']['content'])}</p>")
     parts.append(f"<pre>{escape(_curl(method, path, operation))}</pre>")
     answers = [
         (f"<code>{status}</code>", _inline(answer["description"]), _contents_of(answer))

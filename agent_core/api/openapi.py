@@ -19,6 +19,7 @@ from agent_core.api.idempotency import MAX_KEY, PATTERN
 from agent_core.api.problems import OPENAI_PATHS, PROBLEM_JSON
 from agent_core.api.routes import OPERATIONS, Operation
 from agent_core.api.views import Problem
+from agent_core.batches.upload import JSONL
 from agent_core.engine.runs import EventType
 
 VERSION = "1.0.0"
@@ -28,6 +29,7 @@ REFERENCE = "#/components/schemas/{name}"
 
 REASONS = {
     200: "The answer.",
+    201: "It is made; `Location` says where it is.",
     202: "Taken on; `Location` says where to look for what becomes of it.",
     204: "There is nothing to say, or nothing more.",
     400: "The request can't be read.",
@@ -78,6 +80,7 @@ def document() -> dict[str, Any]:
         "tags": [
             {"name": "agent", "description": "Messages in, answers out."},
             {"name": "runs", "description": "The work behind each answer."},
+            {"name": "batches", "description": "Many messages at once, as lines of JSON."},
             {"name": "sessions", "description": "Conversations."},
             {"name": "openai", "description": "Agents for clients of OpenAI's API."},
             {"name": "service", "description": "Is it there, can it work."},
@@ -106,11 +109,15 @@ def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, An
         "parameters": _parameters(operation, components),
         "responses": _responses(operation),
     }
+    content: dict[str, Any] = {}
     if operation.body is not None:
-        content: dict[str, Any] = {"schema": _reference(operation.body)}
+        content["application/json"] = {"schema": _reference(operation.body)}
         if operation.example is not None:
-            content["example"] = operation.example
-        fields["requestBody"] = {"required": True, "content": {"application/json": content}}
+            content["application/json"]["example"] = operation.example
+    if operation.lines and operation.method != "GET":
+        content[JSONL] = {"schema": {"type": "string"}}
+    if content:
+        fields["requestBody"] = {"required": True, "content": content}
     return fields
 
 
@@ -175,9 +182,11 @@ def _reply(operation: Operation, status: int, kind: type[msgspec.Struct] | None)
     reply: dict[str, Any] = {"description": REASONS[status], "headers": _headers(*names)}
     if kind is not None:
         reply["content"] = {"application/json": {"schema": _reference(kind)}}
+    if operation.lines and operation.method == "GET":
+        reply["content"] = {JSONL: {"schema": {"type": "string"}}}
     if operation.events and status == 200:
         reply.setdefault("content", {})["text/event-stream"] = {"schema": _event(operation)}
-    if operation.leads_to and status == 200:
+    if operation.leads_to and status == min(operation.replies):
         reply["links"] = {
             target: {"operationId": target, "parameters": {parameter: f"$response.body#{pointer}"}}
             for target, parameter, pointer in operation.leads_to

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from agent_core.api import agent, chat, documents, health, runs, sessions, views
+from agent_core.api import agent, batches, chat, documents, health, runs, sessions, views
+from agent_core.api import batch_schemas as batch
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
 from agent_core.api.service import Handler
@@ -19,8 +20,8 @@ class Operation:
 
     `query` and `body` are what it reads, `replies` what it gives by status (None for no content), `problems` which
     error statuses it may answer with besides those that any request can get. `events` says that it can stream,
-    `hidden` that the OpenAPI document leaves it out. `leads_to` names operations that the answer helps to call, with
-    the parameter and where in the answer its value is.
+    `hidden` that the OpenAPI document leaves it out, `lines` that it takes or gives lines of JSON. `leads_to` names
+    operations that the answer helps to call, with the parameter and where in the answer its value is.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Operation:
     events: bool = False
     example: dict[str, Any] | None = None
     hidden: bool = False
+    lines: bool = False
     leads_to: tuple[tuple[str, str, str], ...] = ()
 
 
@@ -161,6 +163,91 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="sessions",
         replies={204: None},
         problems=(404, 409),
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/batches",
+        handler=batches.post_batch,
+        name="submitBatch",
+        summary="Submit many messages as lines of JSON and have them answered, or open a batch whose lines come later.",
+        tag="batches",
+        query=batch.BatchQuery,
+        body=batch.BatchRequest,
+        lines=True,
+        example={"agent": "assistant", "concurrency": 8, "usd": 5.0},
+        replies={201: batch.BatchView, 202: batch.BatchView},
+        leads_to=(
+            ("getBatch", "batch_id", "/batch_id"),
+            ("startBatch", "batch_id", "/batch_id"),
+            ("cancelBatch", "batch_id", "/batch_id"),
+        ),
+        problems=(404, 409),
+        idempotent=True,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/batches",
+        handler=batches.list_batches,
+        name="listBatches",
+        summary="List your batches, newest first.",
+        tag="batches",
+        query=shape.RunsQuery,
+        replies={200: batch.BatchList},
+        leads_to=(("getBatch", "batch_id", "/batches/0/batch_id"),),
+        problems=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/batches/{batch_id}",
+        handler=batches.get_batch,
+        name="getBatch",
+        summary="Look at a batch: how far it is, what it cost, which lines can't be read.",
+        tag="batches",
+        replies={200: batch.BatchView},
+        problems=(404,),
+    ),
+    Operation(
+        method="PATCH",
+        path="/api/v1/batches/{batch_id}",
+        handler=batches.append_batch,
+        name="appendBatch",
+        summary="Go on with the upload of a batch's lines at a byte; the 409 for a wrong one tells the right one.",
+        tag="batches",
+        query=batch.AppendQuery,
+        lines=True,
+        replies={200: batch.BatchView},
+        problems=(400, 404, 409, 413, 415, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/batches/{batch_id}/results",
+        handler=batches.batch_results,
+        name="batchResults",
+        summary="Read the results, as lines of JSON in the order of the batch's lines, as far as they are there.",
+        tag="batches",
+        lines=True,
+        replies={200: None},
+        problems=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/batches/{batch_id}/start",
+        handler=batches.start_batch,
+        name="startBatch",
+        summary="End the upload of a batch and have it run.",
+        tag="batches",
+        replies={202: batch.BatchView},
+        problems=(404, 409, 422),
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/batches/{batch_id}/cancel",
+        handler=batches.cancel_batch,
+        name="cancelBatch",
+        summary="Begin no further line of a batch. 200: it has ended; 202: lines under way come to their end.",
+        tag="batches",
+        replies={200: batch.BatchView, 202: batch.BatchView},
+        problems=(404,),
     ),
     Operation(
         method="POST",

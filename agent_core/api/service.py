@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from agent_core.batches.service import Batches
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
 from agent_core.settings import Settings
@@ -15,12 +16,16 @@ from agent_core.settings import Settings
 
 @dataclass(frozen=True)
 class Service:
-    """The engine, the settings and the clock. `console` is where the pages are mounted, "" where they are not."""
+    """The engine, the settings and the clock. `console` is where the pages are mounted, "" where they are not.
+
+    `batches` are made when first asked for.
+    """
 
     engine: Engine
     settings: Settings
     clock: Clock
     console: str = ""
+    batches: Callable[[], Batches] | None = None
 
 
 Handler = Callable[[Service, Request], Awaitable[ASGIApp]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from agent_core.batches.records import Batch
@@ -16,6 +17,9 @@ class LineFormat(Protocol):
     def name(self) -> str:
         """What the batch records."""
 
+    def claims(self, line: bytes) -> bool:
+        """Whether a batch whose first line is this one, and that names no format, is of this format."""
+
     def read(self, batch: Batch, line: bytes) -> Inbound:
         """The message in a line, without its key and principal. Raises InputError."""
 
@@ -23,4 +27,10 @@ class LineFormat(Protocol):
         """The line of the results for a run at its end, or waiting for a person."""
 
     def refusal(self, number: int, line: bytes, error: AgentError) -> dict[str, Any]:
-        """The line of the results for a line that was not run."""
+        """The line of the results for a line that was not run: it can't be, or the batch was stopped before."""
+
+
+def detect(formats: Mapping[str, LineFormat], line: bytes) -> LineFormat:
+    """The format of a batch by its first line: the first that claims it, else the last one."""
+    known = list(formats.values())
+    return next((format for format in known if format.claims(line)), known[-1])

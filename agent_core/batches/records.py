@@ -2,7 +2,7 @@
 
 <tenant>/batch/<batch>    batch             the batch, its counters and its lease
                           segment/<number>  a run of its lines, in a blob; its results, in another
-<tenant>/batches/<user>   <batch>           the list of a user's batches
+<tenant>/batches/<user>   <made>/<batch>    the list of a user's batches
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class LineError(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Lines submitted together. `usd` caps what they may cost in all, `concurrency` how many run at once.
 
-    `received` counts the bytes that are stored: an upload that broke off goes on from there. `lines`, `done`,
-    `failed` (a part of `done`), `skipped`, `cost` (nano-dollars) and the tokens are counters; `errors` are the first
-    lines that could not be read, `invalid` counts them all. Times are in seconds since 1970.
+    `received` counts the bytes that are stored: an upload that broke off goes on from there. `rows` counts lines as an
+    editor does, `lines` those that are not blank. `done`, `failed` (a part of `done`), `skipped`, `cost` (nano-dollars)
+    and the tokens are counters; the `open_` ones are of segments still under work. `errors` are the first lines that
+    could not be read, `invalid` counts them all. `fingerprint` is a hash of what the batch was asked to be. Times are
+    in seconds since 1970.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished_at: float = 0.0
     received: int = 0
     segments: int = 0
+    rows: int = 0
     lines: int = 0
     done: int = 0
     failed: int = 0
@@ -60,6 +63,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_tokens: int = 0
     output_tokens: int = 0
     unpriced: int = 0
+    open_done: int = 0
+    open_failed: int = 0
+    open_cost: int = 0
+    fingerprint: str = ""
     errors: tuple[LineError, ...] = ()
     reason: str = ""
     cancelling: int = 0
@@ -75,11 +82,16 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Some lines of a batch, in a blob; `results` names the blob of what came of them, once all are done."""
+    """Some lines of a batch, in a blob, byte for byte as they came, blank ones too.
+
+    `first` is the number of its first line, from 1; `size` counts its bytes. `results` names the blob of what came of
+    the lines that are not blank, once all are done.
+    """
 
     number: int
     first: int
     lines: int
+    size: int
     source: str
     results: str = ""
 
@@ -94,9 +106,14 @@ def segment_key(tenant: str, batch_id: str, number: int) -> Key:
     return Key(batch_key(tenant, batch_id).partition, f"{SEGMENT}{number:06d}")
 
 
-def listing_key(principal: Principal, batch_id: str) -> Key:
-    """Where a batch stands in the list of its user's."""
-    return Key(f"{quoted(principal.tenant)}/batches/{quoted(principal.user)}", batch_id)
+def listing_key(batch: Batch) -> Key:
+    """Where a batch stands in the list of its user's; sorts by time."""
+    return Key(listing(batch.principal), f"{int(batch.created_at * 1000):013d}/{batch.id}")
+
+
+def listing(principal: Principal) -> str:
+    """The partition of the list of a user's batches."""
+    return f"{quoted(principal.tenant)}/batches/{quoted(principal.user)}"
 
 
 def blob_session(batch_id: str) -> str:

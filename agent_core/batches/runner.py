@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,9 +27,10 @@ from agent_core.errors import (
     LeaseLostError,
     LimitError,
     NotFoundError,
+    RunningError,
     StoreError,
 )
-from agent_core.messages import from_record
+from agent_core.messages import from_record, to_record
 from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Store, Update
 
 log = logging.getLogger("sampan.batches")
@@ -36,21 +38,23 @@ log = logging.getLogger("sampan.batches")
 LINE_TRIES = 4
 """How often a line is run before its failure, if it is a passing one, stands."""
 
+LEASE_SECONDS = 15.0
+BEAT_SECONDS = 1.0
+"""How often a worker renews its lease, tells how far it is, and learns of a wish to cancel."""
+
 SEGMENTS_AHEAD = 3
 """Segments under work at the same time: what bounds the memory of a batch, whatever its size."""
 
 
 @dataclass
 class _Work:
-    """A segment under work: its lines, and what came of each so far."""
+    """A segment under work: its lines with their places, and what came of each so far."""
 
     segment: Segment
     lines: list[bytes]
-    results: list[dict[str, Any]] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    results: list[bytes] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     left: int = 0
-    failed: int = 0
-    skipped: int = 0
 
 
 class Runner:
@@ -65,13 +69,13 @@ class Runner:
         self._clock = clock
         self._formats = formats
 
-    async def run(self, batch: Batch, *, lease_seconds: float = 30.0) -> Batch:
+    async def run(self, batch: Batch) -> Batch:
         """Run the batch to its end; returns it as it is then, or as it was where somebody else holds its lease."""
-        taken = await self._take(batch, lease_seconds)
+        taken = await self._take(batch)
         if taken is None:
             return batch
         task = _Run(self._engine, self._store, self._blobs, self._clock, self._formats[taken.format], taken)
-        beat = asyncio.create_task(task.keep_lease(lease_seconds))
+        beat = asyncio.create_task(task.keep_lease())
         try:
             return await task.work()
         except* LeaseLostError:
@@ -82,11 +86,18 @@ class Runner:
             beat.cancel()
         return batch
 
-    async def _take(self, batch: Batch, seconds: float) -> Batch | None:
+    async def _take(self, batch: Batch) -> Batch | None:
         now = self._clock.now()
         owner = self._clock.new_id()
         key = batch_key(batch.principal.tenant, batch.id)
-        fields = {"owner": owner, "lease_until": now + seconds, "status": "running"}
+        fields = {
+            "owner": owner,
+            "lease_until": now + LEASE_SECONDS,
+            "status": "running",
+            "open_done": 0,
+            "open_failed": 0,
+            "open_cost": 0,
+        }
         if not batch.started_at:
             fields["started_at"] = now
         free = (AtMost("lease_until", now), AtMost("finished_at", 0), Equals("id", batch.id))
@@ -116,28 +127,35 @@ class _Run:
         self._key = batch_key(batch.principal.tenant, batch.id)
         self._places = asyncio.Semaphore(batch.concurrency)
         self._ahead = asyncio.Semaphore(SEGMENTS_AHEAD)
+        self._open: list[_Work] = []
         self._spent = batch.cost
-        self._stop: AgentError | None = None
+        self._stop: AgentError | None = (
+            CancelledError("the batch was cancelled") if batch.cancelling else None
+        )
         self._lost = False
 
-    async def keep_lease(self, seconds: float) -> None:
-        """Renew the lease until cancelled, and learn of a wish to cancel with it."""
+    async def keep_lease(self) -> None:
+        """Renew the lease until cancelled, tell how far the work is, and learn of a wish to cancel."""
         while True:
-            await self._clock.sleep(seconds / 3)
+            await self._clock.sleep(BEAT_SECONDS)
             try:
-                fields = await self._store.add(self._key, {"beats": 1})
-                now = self._clock.now()
-                await self._store.write(
-                    Update(self._key, set={"lease_until": now + seconds}, when=(self._fence,))
-                )
+                until = self._clock.now() + LEASE_SECONDS
+                fields = {"lease_until": until, **self._progress(self._open)}
+                await self._store.write(Update(self._key, set=fields, when=(self._fence,)))
+                record = await self._store.get(self._key)
             except ConditionError:
                 self._lost = True
                 return
             except StoreError as error:
                 log.warning("batch=<%s> | lease not renewed, trying again: %s", self._batch.id, error)
                 continue
-            if fields.get("cancelling"):
+            if record is not None and record.fields.get("cancelling"):
                 self._stop = CancelledError("the batch was cancelled")
+
+    @staticmethod
+    def _progress(works: list[_Work]) -> dict[str, int]:
+        """The counters of segments that are still under work."""
+        return {f"open_{name}": sum(w.counts[name] for w in works) for name in ("done", "failed", "cost")}
 
     @property
     def _fence(self) -> Equals:
@@ -148,16 +166,19 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             for number in range(self._batch.segments):
                 await self._ahead.acquire()
-                work = await self._open(number)
+                work = await self._opened(number)
                 if work is None:
                     self._ahead.release()
                     continue
-                for place in range(len(work.lines)):
-                    await self._places.acquire()
-                    group.create_task(self._line(work, place))
+                if not work.left:
+                    await self._close(work)
+                for place, line in enumerate(work.lines):
+                    if line.strip():
+                        await self._places.acquire()
+                        group.create_task(self._line(work, place))
         return await self._end()
 
-    async def _open(self, number: int) -> _Work | None:
+    async def _opened(self, number: int) -> _Work | None:
         tenant = self._batch.principal.tenant
         record = await self._store.get(segment_key(tenant, self._batch.id, number))
         if record is None:
@@ -165,43 +186,54 @@ class _Run:
         segment = from_record(Segment, record.fields)
         if segment.results:
             return None
-        blob = await self._blobs.get(tenant, segment.source)
-        lines = blob.data.splitlines(keepends=True)
-        return _Work(segment, lines, results=[{}] * len(lines), left=len(lines))
+        lines = (await self._blobs.get(tenant, segment.source)).data.split(b"\n")
+        work = _Work(
+            segment, lines, results=[b""] * len(lines), left=sum(bool(line.strip()) for line in lines)
+        )
+        self._open.append(work)
+        return work
 
     async def _line(self, work: _Work, place: int) -> None:
-        number, line = work.segment.first + place, work.lines[place]
         try:
-            work.results[place] = await self._answered(work, number, line)
+            result = await self._answered(work, work.segment.first + place, work.lines[place])
         finally:
             self._places.release()
+        work.results[place] = msgspec.json.encode(result) + b"\n"
         work.left -= 1
         if not work.left:
             await self._close(work)
-            self._ahead.release()
 
     async def _answered(self, work: _Work, number: int, line: bytes) -> dict[str, Any]:
         if self._lost:
             raise LeaseLostError("another worker took over the batch")
+        if self._stop is not None:
+            work.counts["skipped"] += 1
+            return self._format.refusal(number, line, self._stop)
         try:
-            if self._stop is not None:
-                work.skipped += 1
-                raise self._stop
-            inbound = self._format.read(self._batch, line)
-            run = await self._run(inbound, number)
+            run = await self._run(self._format.read(self._batch, line), number)
         except StoreError:
             raise
         except AgentError as error:
-            work.failed += 1
+            work.counts.update(done=1, failed=1)
             return self._format.refusal(number, line, error)
-        work.runs.append(_figures(run))
-        work.failed += run.status != "succeeded"
-        self._spend(run.cost)
+        except Exception:  # the outermost boundary of a record: one line never holds up the others
+            log.exception("batch=<%s>, line=<%d> | line failed", self._batch.id, number)
+            work.counts.update(done=1, failed=1)
+            return self._format.refusal(number, line, AgentError("an unexpected error; the log has it"))
+        self._count(work, run)
         return self._format.result(number, line, run)
 
-    def _spend(self, cost: int) -> None:
-        """Count what a line cost; at the cap no further line is begun."""
-        self._spent += cost
+    def _count(self, work: _Work, run: Run) -> None:
+        """Count what a line came to; at the cap no further line is begun."""
+        work.counts.update(
+            done=1,
+            failed=int(run.status != "succeeded"),
+            cost=run.cost,
+            input_tokens=run.usage.input,
+            output_tokens=run.usage.output,
+            unpriced=int(bool(run.unpriced)),
+        )
+        self._spent += run.cost
         cap = self._batch.usd
         if cap is not None and self._spent >= cap * 1_000_000_000 and self._stop is None:
             self._stop = LimitError(f"the batch has cost its cap of {cap} USD", limit="usd")
@@ -215,40 +247,38 @@ class _Run:
             key=f"batch/{self._batch.id}/{number}",
             channel="batch",
         )
-        for attempt in range(LINE_TRIES):
-            run = await self._engine.answer(inbound)
-            if run.failure is None or not run.failure.retryable or attempt == LINE_TRIES - 1:
-                break
-            await self._clock.sleep(2**attempt * (0.5 + self._clock.random()))
-        return run
+        failures = 0
+        while True:
+            try:
+                run = await self._engine.answer(inbound)
+            except RunningError as error:
+                # A worker that died holds its session for some seconds more; or the sweeper goes on with it.
+                if self._lost:
+                    raise LeaseLostError("another worker took over the batch") from error
+                await self._clock.sleep(error.retry_after or 1.0)
+                continue
+            failures += 1
+            if run.failure is None or not run.failure.retryable or failures == LINE_TRIES:
+                return run
+            await self._clock.sleep(2 ** (failures - 1) * (0.5 + self._clock.random()))
 
     async def _close(self, work: _Work) -> None:
         """Store a segment's results and count them, in one write: a batch that goes on later finds both or neither."""
         tenant = self._batch.principal.tenant
-        data = b"".join(msgspec.json.encode(result) + b"\n" for result in work.results)
-        ref = await self._blobs.put(tenant, blob_session(self._batch.id), data, JSONL)
+        ref = await self._blobs.put(tenant, blob_session(self._batch.id), b"".join(work.results), JSONL)
         segment = msgspec.structs.replace(work.segment, results=ref)
-        counts = {
-            "done": len(work.lines) - work.skipped,
-            "failed": work.failed - work.skipped,
-            "skipped": work.skipped,
-            "cost": sum(run.cost for run in work.runs),
-            "input_tokens": sum(run.usage.input for run in work.runs),
-            "output_tokens": sum(run.usage.output for run in work.runs),
-            "unpriced": sum(bool(run.unpriced) for run in work.runs),
-        }
+        others = [other for other in self._open if other is not work]
         point("before segment")
         try:
             await self._store.write(
-                Update(self._key, add=counts, when=(self._fence,)),
-                Put(
-                    segment_key(tenant, self._batch.id, segment.number),
-                    msgspec.to_builtins(segment) | {"v": 1},
-                ),
+                Update(self._key, set=self._progress(others), add=dict(work.counts), when=(self._fence,)),
+                Put(segment_key(tenant, self._batch.id, segment.number), to_record(segment)),
             )
         except ConditionError as error:
             raise LeaseLostError("another worker took over the batch") from error
         point("after segment")
+        self._open.remove(work)
+        self._ahead.release()
 
     async def _end(self) -> Batch:
         stop = self._stop
@@ -271,8 +301,3 @@ class _Run:
         if record is None:
             raise NotFoundError(f"there is no batch {self._batch.id}")
         return from_record(Batch, record.fields)
-
-
-def _figures(run: Run) -> Run:
-    """The run without its words, which a segment need not keep in memory."""
-    return msgspec.structs.replace(run, reply=None)

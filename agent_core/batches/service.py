@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
@@ -15,6 +16,7 @@ from agent_core.batches.records import (
     Segment,
     batch_key,
     blob_session,
+    listing,
     listing_key,
 )
 from agent_core.batches.runner import Runner
@@ -24,77 +26,164 @@ from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.engine import Engine
 from agent_core.engine.runs import Due
-from agent_core.errors import ConditionError, ConflictError, InputError, NotFoundError
+from agent_core.errors import ConditionError, ConflictError, InputError, KeyReusedError, NotFoundError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.store.base import Absent, Delete, Equals, Key, Put, Store, Update
 
 log = logging.getLogger("sampan.batches")
 
 KIND = "batch"
+PIECE = 256 * 1024
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch is asked to be; `format` "" is told by the first line, `agent` "" is the default one."""
+
+    format: str = ""
+    agent: str = ""
+    concurrency: int = 8
+    usd: float | None = None
+    deadline: str = ""
+
+    def fingerprint(self) -> str:
+        """A hash of the options."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+class OffsetError(ConflictError):
+    """An upload is not at this byte; `received` says where it is."""
+
+    def __init__(self, received: int, offset: int) -> None:
+        super().__init__(f"the upload stopped at byte {received}, not {offset}; go on from there")
+        self.received = received
 
 
 class Batches:
     """The batches of a process; `formats` by their names."""
 
     def __init__(
-        self, engine: Engine, store: Store, blobs: Blobs, clock: Clock, formats: Mapping[str, LineFormat]
+        self,
+        engine: Engine,
+        store: Store,
+        blobs: Blobs,
+        clock: Clock,
+        formats: Mapping[str, LineFormat],
+        *,
+        max_bytes: int = 1024**3,
     ) -> None:
         self._engine = engine
         self._store = store
         self._blobs = blobs
         self._clock = clock
         self._formats = formats
+        self._max_bytes = max_bytes
         self._runner = Runner(engine, store, blobs, clock, formats)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def create(
-        self,
-        principal: Principal,
-        *,
-        format: str,
-        agent: str = "",
-        concurrency: int = 8,
-        usd: float | None = None,
-        deadline: str = "",
-        batch_id: str = "",
-    ) -> Batch:
-        """A batch with no lines yet, open for upload. The same `batch_id` gives the batch that is there."""
-        if format not in self._formats:
-            raise InputError(
-                f"a batch's format is one of {', '.join(sorted(self._formats))}", field="$.format"
-            )
+    async def create(self, principal: Principal, options: Options, batch_id: str = "") -> tuple[Batch, bool]:
+        """A batch with no lines yet, open for upload; and whether it was there before, under the same `batch_id`.
+
+        Raises InputError, or KeyReusedError where a batch of this id was asked to be another one.
+        """
+        if options.format and options.format not in self._formats:
+            known = ", ".join(sorted(self._formats))
+            raise InputError(f"a batch's format is one of {known}", field="$.format")
+        if options.agent and options.agent not in self._engine.agents:
+            known = ", ".join(sorted(self._engine.agents))
+            raise NotFoundError(f"there is no agent {options.agent!r}; there are: {known}")
         batch = Batch(
             id=batch_id or self._clock.new_id(),
             principal=principal,
             status="uploading",
             created_at=self._clock.now(),
-            format=format,
-            agent=agent,
-            concurrency=concurrency,
-            usd=usd,
-            deadline=deadline,
+            fingerprint=options.fingerprint(),
+            **msgspec.structs.asdict(options),
         )
         try:
             await self._store.write(
                 Put(batch_key(principal.tenant, batch.id), _counters(batch), when=(Absent(),)),
-                Put(listing_key(principal, batch.id), {"v": 1, "id": batch.id}),
+                Put(listing_key(batch), {"v": 1, "id": batch.id}),
             )
         except ConditionError:
-            return await self.get(principal, batch.id)
-        return batch
+            there = await self.get(principal, batch.id)
+            if there.fingerprint != batch.fingerprint:
+                raise KeyReusedError("this idempotency key was used for a batch with other options") from None
+            return there, True
+        return batch, False
 
     async def append(
         self, principal: Principal, batch_id: str, offset: int, chunks: AsyncIterable[bytes]
     ) -> Batch:
-        """Go on with an upload at this byte; raises ConflictError where that is not where it stopped."""
+        """Go on with an upload at this byte; raises OffsetError where that is not where it stopped."""
         batch = await self.get(principal, batch_id)
         if batch.status != "uploading":
             raise ConflictError(f"the batch is {batch.status}; it takes no more lines")
         if offset != batch.received:
-            raise ConflictError(
-                f"the upload stopped at byte {batch.received}, not {offset}; go on from there"
+            raise OffsetError(batch.received, offset)
+        return await self._upload(batch).take(chunks)
+
+    async def submit(
+        self, principal: Principal, options: Options, chunks: AsyncIterable[bytes], batch_id: str = ""
+    ) -> tuple[Batch, bool]:
+        """Make a batch of a whole stream of lines and have it run; and whether all of it was there before.
+
+        Sent again under the same `batch_id`, an upload that broke off is completed: the bytes that are stored are
+        compared, what follows them is taken. Raises KeyReusedError where they are others.
+        """
+        batch, known = await self.create(principal, options, batch_id)
+        if known:
+            chunks = self._behind(batch, chunks)
+        if batch.status != "uploading":
+            async for _ in chunks:
+                raise KeyReusedError("this idempotency key was used for a batch with fewer lines")
+            return batch, True
+        batch = await self._upload(batch).take(chunks)
+        return await self.start(principal, batch.id), False
+
+    async def blob(self, principal: Principal, ref: str) -> AsyncIterator[bytes]:
+        """The lines in a blob; raises NotFoundError, before anything is made of them."""
+        data = memoryview((await self._blobs.get(principal.tenant, ref)).data)
+        for start in range(0, len(data), PIECE):
+            yield bytes(data[start : start + PIECE])
+
+    def _upload(self, batch: Batch) -> Upload:
+        return Upload(self._store, self._blobs, batch, self._formats, self._max_bytes)
+
+    async def _behind(self, batch: Batch, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """What follows the bytes of a stream that the batch has, once these were compared by their hashes."""
+        other = KeyReusedError("this idempotency key was used for a batch with other lines")
+        stored = self.segments(batch)
+        segment = await anext(stored, None)
+        digest, left = hashlib.sha256(), segment.size if segment else 0
+        async for chunk in chunks:
+            rest = memoryview(chunk)
+            while segment is not None and rest:
+                digest.update(rest[:left])
+                taken, rest = len(rest[:left]), rest[left:]
+                left -= taken
+                if left:
+                    continue
+                if digest.hexdigest() != segment.source.rpartition("/")[2]:
+                    raise other
+                segment = await anext(stored, None)
+                digest, left = hashlib.sha256(), segment.size if segment else 0
+            if rest:
+                yield bytes(rest)
+        if segment is not None:
+            raise other
+
+    async def segments(self, batch: Batch) -> AsyncIterator[Segment]:
+        """The segments of a batch in order."""
+        after = ""
+        while True:
+            page = await self._store.query(
+                batch_key(batch.principal.tenant, batch.id).partition, SEGMENT, after=after, limit=100
             )
-        return await Upload(self._store, self._blobs, batch, self._formats[batch.format]).take(chunks)
+            for record in page.records:
+                yield from_record(Segment, record.fields)
+            after = page.after
+            if not after:
+                return
 
     async def start(self, principal: Principal, batch_id: str, *, work: bool = True) -> Batch:
         """End the upload and have the batch run; `work` False leaves the work to the sweeper of another process."""
@@ -131,9 +220,9 @@ class Batches:
 
     async def list(self, principal: Principal, *, limit: int = 50, before: str = "") -> list[Batch]:
         """The caller's batches, newest first; `before` is the id of the last one already seen."""
-        partition = listing_key(principal, "").partition
-        page = await self._store.query(partition, after=before, limit=limit, reverse=True)
-        return [await self.get(principal, record.key.sort) for record in page.records]
+        after = listing_key(await self.get(principal, before)).sort if before else ""
+        page = await self._store.query(listing(principal), after=after, limit=limit, reverse=True)
+        return [await self.get(principal, record.fields["id"]) for record in page.records]
 
     async def cancel(self, principal: Principal, batch_id: str) -> Batch:
         """Begin no further line; lines under way come to their end. A batch that is over stays as it is."""
@@ -149,22 +238,14 @@ class Batches:
             await self._store.write(Update(key, set={"cancelling": 1}))
         return await self.get(principal, batch_id)
 
-    async def results(self, principal: Principal, batch_id: str) -> AsyncIterator[bytes]:
+    async def results(self, batch: Batch) -> AsyncIterator[bytes]:
         """The results in the order of the lines, a segment at a time, as far as they are there."""
-        batch = await self.get(principal, batch_id)
-        after = ""
-        while True:
-            page = await self._store.query(
-                batch_key(principal.tenant, batch.id).partition, SEGMENT, after=after, limit=100
-            )
-            for record in page.records:
-                segment = from_record(Segment, record.fields)
-                if not segment.results:
-                    return
-                yield (await self._blobs.get(principal.tenant, segment.results)).data
-            after = page.after
-            if not after:
+        async for segment in self.segments(batch):
+            if not segment.results:
                 return
+            data = (await self._blobs.get(batch.principal.tenant, segment.results)).data
+            if data:
+                yield data
 
     async def look_after(self, key: Key, due: Due) -> None:
         """Run a batch that nobody works on: what the sweeper calls."""
@@ -180,7 +261,11 @@ class Batches:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, batch: Batch) -> None:
-        ended = await self._runner.run(batch)
+        try:
+            ended = await self._runner.run(batch)
+        except Exception:  # the outermost boundary of a worker: the batch stays due, the log has the reason
+            log.exception("batch=<%s> | worker stopped", batch.id)
+            return
         log.info("batch=<%s>, status=<%s> | worker done", ended.id, ended.status)
 
     async def drain(self) -> None:

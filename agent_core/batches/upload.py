@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 
 import msgspec
 
-from agent_core.batches.formats import LineFormat
+from agent_core.batches.formats import LineFormat, detect
 from agent_core.batches.records import Batch, LineError, Segment, batch_key, blob_session, segment_key
 from agent_core.blobs.base import Blobs
 from agent_core.errors import AgentError, ConditionError, ConflictError, InputError, TooLargeError
@@ -24,11 +24,15 @@ JSONL = "application/jsonl"
 class Upload:
     """Adds bytes to a batch that is being uploaded. What was stored stays, however the upload ends."""
 
-    def __init__(self, store: Store, blobs: Blobs, batch: Batch, format: LineFormat) -> None:
+    def __init__(
+        self, store: Store, blobs: Blobs, batch: Batch, formats: Mapping[str, LineFormat], max_bytes: int
+    ) -> None:
         self._store = store
         self._blobs = blobs
-        self._format = format
-        self._buffer = bytearray()
+        self._formats = formats
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._begun = 0
         self._lines: list[bytes] = []
         self._size = 0
         self.batch = batch
@@ -36,80 +40,90 @@ class Upload:
     async def take(self, chunks: AsyncIterable[bytes]) -> Batch:
         """Store all lines of a stream; a last line without its end is taken too. Returns the batch as it is then.
 
-        Raises TooLargeError for a line over 1 MiB or a batch over a million lines, ConflictError where another
-        upload of the same batch came between.
+        Raises TooLargeError for a line over 1 MiB, a batch over a million lines or over its bytes; ConflictError
+        where another upload of the same batch came between.
         """
         async for chunk in chunks:
-            self._buffer += chunk
-            *whole, rest = self._buffer.split(b"\n")
-            self._buffer = bytearray(rest)
-            for line in whole:
-                await self._add(bytes(line) + b"\n")
-            if len(self._buffer) > MAX_LINE:
-                raise self._too_long(len(self._lines) + 1)
-        if self._buffer:
-            await self._add(bytes(self._buffer))
+            await self._take(chunk)
+        if self._pieces:
+            await self._add(b"".join(self._pieces))
         await self._store_segment()
         return self.batch
 
+    async def _take(self, chunk: bytes) -> None:
+        first, *others = chunk.split(b"\n")
+        self._pieces.append(first)
+        self._begun += len(first)
+        for other in others:
+            await self._add(b"".join(self._pieces) + b"\n")
+            self._pieces, self._begun = [other], len(other)
+        if self._begun > MAX_LINE:
+            raise self._too_long()
+        if not self._begun:
+            self._pieces = []
+
     async def _add(self, line: bytes) -> None:
         if len(line) > MAX_LINE:
-            raise self._too_long(len(self._lines) + 1)
+            raise self._too_long()
         self._lines.append(line)
         self._size += len(line)
+        if self.batch.received + self._size > self._max_bytes:
+            raise TooLargeError(f"a batch takes at most {self._max_bytes} bytes")
         if len(self._lines) >= SEGMENT_LINES or self._size >= SEGMENT_BYTES:
             await self._store_segment()
 
-    def _too_long(self, place: int) -> TooLargeError:
-        number = self.batch.lines + self.batch.invalid + place
-        return TooLargeError(
-            f"about line {number}: a line takes at most {MAX_LINE} bytes", field=f"line {number}"
-        )
+    def _too_long(self) -> TooLargeError:
+        number = self.batch.rows + len(self._lines) + 1
+        return TooLargeError(f"line {number}: a line takes at most {MAX_LINE} bytes", field=f"line {number}")
 
     async def _store_segment(self) -> None:
         """Store the lines gathered so far; the batch counts them in the same write."""
         if not self._lines:
             return
-        batch, lines = self.batch, self._lines
-        filled = [line for line in lines if line.strip()]
-        errors = self._errors(filled, batch.lines)
-        if batch.lines + len(filled) > MAX_LINES:
+        before, lines = self.batch, self._lines
+        filled = [(before.rows + place, line) for place, line in enumerate(lines, 1) if line.strip()]
+        if filled and not before.format:
+            self.batch = msgspec.structs.replace(before, format=detect(self._formats, filled[0][1]).name)
+        errors = self._errors(filled)
+        if before.lines + len(filled) > MAX_LINES:
             raise TooLargeError(f"a batch takes at most {MAX_LINES} lines")
+        tenant = before.principal.tenant
+        source = await self._blobs.put(tenant, blob_session(before.id), b"".join(lines), JSONL)
         after = msgspec.structs.replace(
-            batch,
-            received=batch.received + self._size,
-            lines=batch.lines + len(filled),
-            segments=batch.segments + bool(filled),
-            invalid=batch.invalid + len(errors),
-            errors=(*batch.errors, *errors)[:SHOWN_ERRORS],
+            self.batch,
+            received=before.received + self._size,
+            rows=before.rows + len(lines),
+            lines=before.lines + len(filled),
+            segments=before.segments + 1,
+            invalid=before.invalid + len(errors),
+            errors=(*before.errors, *errors)[:SHOWN_ERRORS],
         )
-        tenant = batch.principal.tenant
-        writes: list[Put] = []
-        if filled:
-            data = b"".join(line if line.endswith(b"\n") else line + b"\n" for line in filled)
-            source = await self._blobs.put(tenant, blob_session(batch.id), data, JSONL)
-            segment = Segment(number=batch.segments, first=batch.lines + 1, lines=len(filled), source=source)
-            writes.append(Put(segment_key(tenant, batch.id, segment.number), to_record(segment)))
-        fields = {name: getattr(after, name) for name in ("received", "lines", "segments", "invalid")}
+        segment = Segment(
+            number=before.segments, first=before.rows + 1, lines=len(lines), size=self._size, source=source
+        )
+        names = ("format", "received", "rows", "lines", "segments", "invalid")
+        fields = {name: getattr(after, name) for name in names}
         head = Update(
-            batch_key(tenant, batch.id),
+            batch_key(tenant, before.id),
             set={**fields, "errors": msgspec.to_builtins(after.errors)},
-            when=(Equals("status", "uploading"), Equals("received", batch.received)),
+            when=(Equals("status", "uploading"), Equals("received", before.received)),
         )
         try:
-            await self._store.write(head, *writes)
+            await self._store.write(
+                head, Put(segment_key(tenant, before.id, segment.number), to_record(segment))
+            )
         except ConditionError as error:
             raise ConflictError(
                 "another upload of this batch came between; read it again for its offset"
             ) from error
         self.batch, self._lines, self._size = after, [], 0
 
-    def _errors(self, lines: list[bytes], before: int) -> list[LineError]:
+    def _errors(self, lines: list[tuple[int, bytes]]) -> list[LineError]:
         """The lines that can't be run, with their numbers."""
         errors = []
-        for number, line in enumerate(lines, before + 1):
+        for number, line in lines:
             try:
-                self._format.read(self.batch, line)
+                self._formats[self.batch.format].read(self.batch, line)
             except InputError as error:
                 errors.append(LineError(number, error.detail, error.field))
             except AgentError as error:

@@ -11,7 +11,7 @@ import pytest
 
 from agent_core import Agent, Message, Principal
 from agent_core.batches.records import Batch
-from agent_core.batches.service import Batches
+from agent_core.batches.service import Batches, Options
 from agent_core.engine.runs import Inbound, Run
 from agent_core.errors import AgentError, ConflictError, InputError, ModelBusyError
 from agent_core.messages import Prompt, Reply, Usage
@@ -26,6 +26,9 @@ class Plain:
     """Lines of {"say": text}."""
 
     name = "plain"
+
+    def claims(self, line: bytes) -> bool:
+        return True
 
     def read(self, batch: Batch, line: bytes) -> Inbound:
         try:
@@ -72,11 +75,11 @@ class World:
         self.batches = Batches(app.engine, self.store, self.blobs, self.clock, {"plain": Plain()})
 
     async def upload(self, *lines: object, **options: Any) -> Batch:
-        batch = await self.batches.create(ME, format="plain", **options)
+        batch, _ = await self.batches.create(ME, Options(**options))
         return await self.batches.append(ME, batch.id, 0, pieces(*lines))
 
     async def results(self, batch: Batch) -> list[dict[str, Any]]:
-        data = b"".join([part async for part in self.batches.results(ME, batch.id)])
+        data = b"".join([part async for part in self.batches.results(batch)])
         return [json.loads(line) for line in data.splitlines()]
 
 
@@ -152,7 +155,7 @@ async def test_a_cap_of_money_stops_the_batch_and_the_rest_is_skipped() -> None:
 
 async def test_an_upload_goes_on_where_it_stopped() -> None:
     world = World()
-    batch = await world.batches.create(ME, format="plain")
+    batch, _ = await world.batches.create(ME, Options(format="plain"))
     data = b"".join(json.dumps({"say": str(n)}).encode() + b"\n" for n in range(1300))
 
     async def broken() -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import msgspec
 
 from agent_core.agent import Agent, Responder
+from agent_core.batches.service import Batches
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock, SystemClock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.engine import Engine
 from agent_core.engine.kit import Deliverer, Kit
+from agent_core.engine.runs import CALLBACK, Due
 from agent_core.engine.sweeper import Swept
 from agent_core.errors import ConfigError, StoreError
 from agent_core.loader import load_agents
@@ -26,7 +29,7 @@ from agent_core.models.catalog import make_model, resolve
 from agent_core.plugins.chain import PluginChain
 from agent_core.plugins.loader import load_plugins
 from agent_core.settings import Settings
-from agent_core.store.base import Store
+from agent_core.store.base import Key, Store
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
 
@@ -58,7 +61,28 @@ class App:
 
         pages = all(find_spec(package) for package in ("a2wsgi", "flask"))
         mounts = [("/console", Pages(self.engine, self.settings, self.clock))] if pages else []
-        return build(self.engine, self.settings, clock=self.clock, mounts=mounts)
+        return build(
+            self.engine, self.settings, clock=self.clock, mounts=mounts, batches=lambda: self.batches
+        )
+
+    @cached_property
+    def batches(self) -> Batches:
+        """Many messages submitted together. Made when first asked for: most processes never see one."""
+        # Imported only then, for cold start.
+        from agent_core.api.batch_formats import line_formats
+
+        return Batches(
+            self.engine,
+            self.store,
+            self.blobs,
+            self.clock,
+            line_formats(self.engine.agents, self.settings.data_class),
+            max_bytes=self.settings.max_batch_bytes,
+        )
+
+    async def look_after_batch(self, key: Key, due: Due) -> None:
+        """Go on with a batch that nobody works on."""
+        await self.batches.look_after(key, due)
 
     async def look_after(self) -> None:
         """Sweep for ever, now and then: what a server does beside answering. Ends by being cancelled."""
@@ -76,7 +100,9 @@ class App:
             await self.clock.sleep(self.settings.sweep_seconds * (0.8 + 0.4 * self.clock.random()))
 
     async def close(self) -> None:
-        """Wait for the runs under way, then let go of everything."""
+        """Wait for the runs under way, then let go of everything. Batches stop, to be gone on with."""
+        if "batches" in self.__dict__:
+            await self.batches.close()
         await self.engine.close()
         for model in self.models:
             await model.close()
@@ -122,7 +148,7 @@ def build_app(
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire),
     )
-    return App(
+    app = App(
         settings=settings,
         clock=clock,
         store=store,
@@ -131,6 +157,8 @@ def build_app(
         models=tuple(models.values()),
         engine=Engine(kit, default_agent=default),
     )
+    kit.due["batch"] = app.look_after_batch
+    return app
 
 
 def make_wire(settings: Settings, clock: Clock) -> Wire:
@@ -150,9 +178,9 @@ def make_deliverers(settings: Settings, clock: Clock, wire: Wire) -> dict[str, D
     """Who brings replies to those who want them pushed. Imported only when set up, for cold start."""
     if not settings.callback_secret:
         return {}
-    from agent_core.channels.callback import KIND, Callback
+    from agent_core.channels.callback import Callback
 
-    return {KIND: Callback(wire, clock, settings.callback_secret)}
+    return {CALLBACK: Callback(wire, clock, settings.callback_secret)}
 
 
 def make_store(settings: Settings, clock: Clock) -> Store:

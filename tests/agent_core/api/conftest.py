@@ -95,7 +95,11 @@ def house() -> Callable[..., House]:
             clock=clock,
             store=store,
         )
-        return House(app, model, build(app.engine, app.settings, clock=clock, mounts=mounts))
+        return House(
+            app,
+            model,
+            build(app.engine, app.settings, clock=clock, mounts=mounts, batches=lambda: app.batches),
+        )
 
     return make
 

@@ -290,7 +290,7 @@ async def test_an_asynchronous_run_can_be_followed_by_who_comes_late(
     run = (await home.say("Go", mode="async")).json()
     gate.open.set()
     followed = events((await home.get(f"/api/v1/runs/{run['run_id']}/events")).text)
-    assert [event.type for event in followed][0] == "run"
+    assert followed[0].type == "run"
     assert "".join(event.data["text"] for event in followed if event.type == "text") == "All of it."
     assert followed[-1].type == "reply"
 

@@ -38,7 +38,7 @@ log = logging.getLogger("sampan.batches")
 LINE_TRIES = 4
 """How often a line is run before its failure, if it is a passing one, stands."""
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 """How often a worker renews its lease, tells how far it is, and learns of a wish to cancel."""
 
@@ -82,6 +82,9 @@ class Runner:
             log.warning("batch=<%s> | lease lost; another worker goes on", batch.id)
         except* StoreError as group:
             log.warning("batch=<%s> | stopped, to be gone on with: %s", batch.id, group.exceptions[0])
+        except* asyncio.CancelledError:
+            await task.let_go()
+            raise
         finally:
             beat.cancel()
         return batch
@@ -151,6 +154,13 @@ class _Run:
                 continue
             if record is not None and record.fields.get("cancelling"):
                 self._stop = CancelledError("the batch was cancelled")
+
+    async def let_go(self) -> None:
+        """Release the lease in the middle, so that another worker need not wait for its end."""
+        try:
+            await self._store.write(Update(self._key, set={"lease_until": 0.0}, when=(self._fence,)))
+        except StoreError as error:
+            log.warning("batch=<%s> | lease not released: %s", self._batch.id, error)
 
     @staticmethod
     def _progress(works: list[_Work]) -> dict[str, int]:
@@ -255,12 +265,20 @@ class _Run:
                 # A worker that died holds its session for some seconds more; or the sweeper goes on with it.
                 if self._lost:
                     raise LeaseLostError("another worker took over the batch") from error
-                await self._clock.sleep(error.retry_after or 1.0)
+                await self._wait(error.retry_after or 1.0)
                 continue
             failures += 1
             if run.failure is None or not run.failure.retryable or failures == LINE_TRIES:
                 return run
             await self._clock.sleep(2 ** (failures - 1) * (0.5 + self._clock.random()))
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait without keeping another line from its turn."""
+        self._places.release()
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            await self._places.acquire()
 
     async def _close(self, work: _Work) -> None:
         """Store a segment's results and count them, in one write: a batch that goes on later finds both or neither."""

@@ -78,7 +78,7 @@ class Batches:
         self._formats = formats
         self._max_bytes = max_bytes
         self._runner = Runner(engine, store, blobs, clock, formats)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def create(self, principal: Principal, options: Options, batch_id: str = "") -> tuple[Batch, bool]:
         """A batch with no lines yet, open for upload; and whether it was there before, under the same `batch_id`.
@@ -252,13 +252,20 @@ class Batches:
         batch = await self.get(Principal(tenant=due.tenant, user=due.user), due.run_id)
         if batch.over:
             await self._store.write(Delete(key))
-        elif batch.lease_until <= self._clock.now():
+        else:
+            self.go_on(batch)
+
+    def go_on(self, batch: Batch) -> None:
+        """Work here on a batch that was started, unless somebody holds it, or it is over."""
+        if batch.status in ("queued", "running") and batch.lease_until <= self._clock.now():
             self._spawn(batch)
 
     def _spawn(self, batch: Batch) -> None:
+        if batch.id in self._tasks:
+            return
         task = asyncio.get_running_loop().create_task(self._run(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[batch.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(batch.id))
 
     async def _run(self, batch: Batch) -> None:
         try:
@@ -271,11 +278,11 @@ class Batches:
     async def drain(self) -> None:
         """Wait for the batches that run in this process."""
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def close(self) -> None:
         """Stop working; what is left is gone on with by another process, or by this one when it starts again."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
         await self.drain()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agent_core.cli import ask, chat, doctor, new, run, runs, sessions
+from agent_core.cli import ask, batch, chat, doctor, new, run, runs, sessions
 from agent_core.cli.extras import remedy
 from agent_core.cli.screen import complain, installed_version, say
 from agent_core.errors import AgentError, ConfigError
@@ -25,6 +25,7 @@ app.command()(new.new)
 app.command()(run.run)
 app.command()(ask.ask)
 app.command()(chat.chat)
+app.command()(batch.batch)
 app.command()(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sessions.app, name="sessions")

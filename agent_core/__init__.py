@@ -5,7 +5,7 @@
 Everything a user's file needs is here; all else is imported from the module that is named for it.
 """
 
-from agent_core.agent import Agent, Compaction, Limits, Responder
+from agent_core.agent import Agent, Compaction, Limits, Responder, Schedule
 from agent_core.app import App, build_app
 from agent_core.errors import AgentError, ToolError
 from agent_core.messages import Chunk, Message, Principal, Reply, ToolCall, ToolResult, Turn, Usage
@@ -24,6 +24,7 @@ __all__ = [
     "Principal",
     "Reply",
     "Responder",
+    "Schedule",
     "Settings",
     "Stop",
     "Tool",

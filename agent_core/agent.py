@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from agent_core.errors import ConfigError
@@ -38,6 +38,32 @@ class Compaction:
     model: str | Model | None = None
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """A message that the clock sends to an agent, again and again.
+
+    `when` is "rate(5 minutes)" or "cron(0 9 ? * MON-FRI *)" (minute, hour, day of month, month, day of week, year, as
+    Amazon EventBridge has them), told in the time zone `zone` ("Europe/Berlin"). Each time begins a session of its own,
+    unless `session` names the one that all of them go to.
+    """
+
+    name: str
+    when: str
+    _: KW_ONLY
+    message: str
+    zone: str = "UTC"
+    session: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a field can't be used; `when` and `zone` are read when the app is built."""
+        if not 1 <= len(self.name) <= 64 or not all(
+            letter.isalnum() or letter in "-_" for letter in self.name
+        ):
+            raise ConfigError(f"schedule name {self.name!r}: use up to 64 letters, digits, - and _")
+        if not self.message:
+            raise ConfigError(f"schedule {self.name}: it has no message")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Agent:
     """An agent: instructions, a model, tools and plugins. It holds no state; sessions do.
@@ -47,7 +73,8 @@ class Agent:
     `process(message)` and the other hooks. `output` is a type whose JSON the reply must be. `busy` says what
     happens to a message that comes while its session is busy. `history` is how many of a session's latest messages
     the model is given at most, whatever the age of the session; fewer where its context window is full. With
-    `compaction` what falls out of that is summarised instead of being left out.
+    `compaction` what falls out of that is summarised instead of being left out. `schedules` send it messages by the
+    clock.
     """
 
     name: str
@@ -60,6 +87,7 @@ class Agent:
     busy: Busy = "enqueue"
     history: int = 40
     compaction: Compaction | None = None
+    schedules: Sequence[Schedule] = ()
     temperature: float | None = None
     max_tokens: int | None = None
     description: str = ""
@@ -71,10 +99,13 @@ class Agent:
         for thing in self.tools:
             if not isinstance(thing, Tool):
                 raise ConfigError(f"agent {self.name}: {thing!r} is not a tool; put @tool above the function")
-        names = [tool.name for tool in self.tools]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise ConfigError(f"agent {self.name}: two tools are called {sorted(twice)[0]!r}")
+        for kind, names in (
+            ("tools", [tool.name for tool in self.tools]),
+            ("schedules", [schedule.name for schedule in self.schedules]),
+        ):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ConfigError(f"agent {self.name}: two {kind} are called {sorted(twice)[0]!r}")
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,19 @@ from agent_core.models.base import Model
 from agent_core.models.catalog import make_model, resolve
 from agent_core.plugins.chain import PluginChain
 from agent_core.plugins.loader import load_plugins
+from agent_core.queues.base import Queue
+from agent_core.schedules.records import KIND as SCHEDULE
+from agent_core.schedules.service import Schedules, Times
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
+from agent_core.worker import Desk, Waker
 
 log = logging.getLogger("sampan.app")
+
+ENSURE_SECONDS = 3600.0
+"""How often a server compares the stored schedules with its code's."""
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -52,6 +60,8 @@ class App:
     wire: Wire
     models: tuple[Model, ...]
     engine: Engine
+    schedules: Schedules
+    queue: Queue | None = None
 
     def asgi(self) -> ASGIApp:
         """The HTTP surface; the pages are at /console where the packages that render them are installed."""
@@ -85,19 +95,43 @@ class App:
         await self.batches.look_after(key, due)
 
     async def look_after(self) -> None:
-        """Sweep for ever, now and then: what a server does beside answering. Ends by being cancelled."""
+        """Sweep for ever, now and then and whenever a schedule is due. Ends by being cancelled."""
+        ensure_at = 0.0
         while True:
             try:
+                if self.clock.monotonic() >= ensure_at:
+                    await self.schedules.ensure()
+                    ensure_at = self.clock.monotonic() + ENSURE_SECONDS
                 swept = await self.engine.sweep()
             except StoreError as error:
                 log.warning("sweep=<failed> | trying again: %s", error)
             else:
                 if swept != Swept():
                     log.info(
-                        "resumed=<%d>, pushed=<%d>, given_up=<%d> | swept", *msgspec.structs.astuple(swept)
+                        "resumed=<%d>, pushed=<%d>, given_up=<%d>, others=<%d> | swept",
+                        *msgspec.structs.astuple(swept),
                     )
-            # A little earlier or later each time, so that many processes do not all come at once.
-            await self.clock.sleep(self.settings.sweep_seconds * (0.8 + 0.4 * self.clock.random()))
+            await self.clock.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Seconds to the next sweep, a little more or less, so that many processes do not all come at once."""
+        pause = self.settings.sweep_seconds * (0.8 + 0.4 * self.clock.random())
+        tick = self.schedules.next_at()
+        return pause if tick is None else min(pause, tick - self.clock.now() + self.clock.random())
+
+    async def work(self) -> None:
+        """Handle the queue's messages for ever, or nothing where there is no queue. Ends by being cancelled."""
+        if self.queue is None:
+            return
+        # Imported only where there is a queue, for cold start.
+        from agent_core.queues.consumer import consume
+
+        await consume(self.queue, self.desk.handle, asyncio.Event(), clock=self.clock)
+
+    @property
+    def desk(self) -> Desk:
+        """What handles the messages of a queue."""
+        return Desk(self.engine, self.settings, self.clock)
 
     async def close(self) -> None:
         """Wait for the runs under way, then let go of everything. Batches stop, to be gone on with."""
@@ -106,6 +140,8 @@ class App:
         await self.engine.close()
         for model in self.models:
             await model.close()
+        if self.queue is not None:
+            await self.queue.close()
         await self.wire.close()
         await self.blobs.close()
         await self.store.close()
@@ -148,6 +184,8 @@ def build_app(
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire),
     )
+    queue = make_queue(settings, clock)
+    engine = Engine(kit, default_agent=default, wake=Waker(queue) if queue else None)
     app = App(
         settings=settings,
         clock=clock,
@@ -155,9 +193,12 @@ def build_app(
         blobs=blobs,
         wire=wire,
         models=tuple(models.values()),
-        engine=Engine(kit, default_agent=default),
+        engine=engine,
+        schedules=Schedules(engine, store, clock, _times, data_class=settings.data_class),
+        queue=queue,
     )
     kit.due["batch"] = app.look_after_batch
+    kit.due[SCHEDULE] = app.schedules.tick
     return app
 
 
@@ -194,6 +235,27 @@ def make_store(settings: Settings, clock: Clock) -> Store:
 
         return SqliteStore(Path(settings.data) / "sampan.db", clock)
     raise ConfigError(f"SAMPAN_STORE={settings.store}: there are `sqlite` and `memory`")
+
+
+def make_queue(settings: Settings, clock: Clock) -> Queue | None:
+    """The queue of the settings, if there is one. Imported only when chosen, for cold start."""
+    if settings.queue == "memory":
+        from agent_core.queues.memory import MemoryQueue
+
+        return MemoryQueue(clock)
+    if settings.queue == "sqlite":
+        from agent_core.queues.sqlite import SqliteQueue
+
+        return SqliteQueue(Path(settings.data) / "queue.db", clock)
+    return None
+
+
+def _times(when: str, zone: str) -> Times:
+    """The planned times of a schedule; raises ConfigError."""
+    # Imported only where an agent has a schedule, for cold start.
+    from agent_core.schedules.cron import parse
+
+    return parse(when, zone)
 
 
 def make_blobs(settings: Settings) -> Blobs:

@@ -39,6 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store: str = "sqlite"
     """Store: `sqlite` (in the data folder) or `memory` (gone with the process)."""
 
+    queue: Literal["", "sqlite", "memory"] = ""
+    """Queue that wakes workers: `sqlite` (in the data folder) or `memory`; unset, `sampan run` takes the store's kind."""
+
     host: str = "127.0.0.1"
     """Address to listen on."""
 

@@ -38,7 +38,7 @@ async def post_agent(service: Service, request: Request) -> ASGIApp:
         key=key,
         fingerprint=fingerprint(request.scope["path"], asked) if key else "",
         metadata=asked.metadata,
-        delivery=_delivery(asked, service.settings.callback_secret),
+        delivery=read_delivery(asked, service.settings.callback_secret),
     )
     if wants_events(request) if asked.stream is None else asked.stream:
         return await _streamed(service, request, inbound)
@@ -52,7 +52,7 @@ async def post_agent(service: Service, request: Request) -> ASGIApp:
     return _response(run, request, {"Preference-Applied": f"wait={wait[1]}"} if wait else {})
 
 
-def _delivery(asked: AgentRequest, secret: str) -> Delivery | None:
+def read_delivery(asked: AgentRequest, secret: str) -> Delivery | None:
     """Where the end of the run is sent; raises InputError where it can't be."""
     if asked.callback is None:
         return None

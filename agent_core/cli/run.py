@@ -46,6 +46,8 @@ def run(
 
     if not settings.wire and find_spec("aiohttp"):  # less CPU per call than the one that loads quickly
         settings = msgspec.structs.replace(settings, wire="aiohttp")
+    if not settings.queue and settings.store in ("sqlite", "memory"):
+        settings = msgspec.structs.replace(settings, queue=settings.store)
     with bind(settings) as listener:
         greeting = partial(greet, url_of(listener), question, once)
         if reload:

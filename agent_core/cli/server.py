@@ -76,7 +76,7 @@ async def _serving(
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     greeting = asyncio.ensure_future(greet(app))
     stopping = asyncio.create_task(server.stopping.wait())
-    looking_after = asyncio.create_task(app.look_after())
+    beside = {asyncio.create_task(app.look_after()), asyncio.create_task(app.work())}
     well = not once
     try:
         await asyncio.wait({serving, greeting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,9 +85,10 @@ async def _serving(
         server.should_exit = server.should_exit or once
         await serving
     finally:
-        for task in (greeting, stopping, looking_after):
+        ending = {greeting, stopping, *beside}
+        for task in ending:
             task.cancel()
-        await asyncio.wait({greeting, stopping, looking_after})
+        await asyncio.wait(ending)
         await shut(app, GRACE_SECONDS, server.hurrying)
     return 0 if well else 1
 

@@ -22,7 +22,7 @@ from agent_core.engine.reading import erase_session, read_all, read_run, recent_
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
-from agent_core.errors import ConditionError, InputError, NotFoundError, RunningError
+from agent_core.errors import ConditionError, InputError, NotFoundError, RunningError, StoreError
 from agent_core.messages import Message, Principal, from_record
 from agent_core.store.base import Equals, Key, Update
 
@@ -42,7 +42,7 @@ class Engine:
         self._store = kit.store
         self._clock = kit.clock
         self._feeds = kit.feeds
-        self._wake: Wake = wake or self.resume
+        self._wake = wake
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self._attended: dict[str, set[Feed]] = {}
@@ -86,6 +86,15 @@ class Engine:
             feed.emit(started(accepted.run))
             self._start(accepted.run, accepted.lease, fresh=accepted.fresh)
         return accepted.run
+
+    async def hand_in(self, inbound: Inbound) -> Run:
+        """Accept the message and return at once; the work is a worker's of the queue, or done here without one."""
+        if self._wake is None:
+            return await self.submit(inbound)
+        run = await self.submit(inbound, work=False)
+        if not run.done:
+            await self.wake(run.principal, run.session_id)
+        return run
 
     async def stream(self, inbound: Inbound) -> AsyncIterator[RunEvent]:
         """Accept the message and tell what happens, from "run" to "reply" or "error".
@@ -167,11 +176,13 @@ class Engine:
 
     # Work
 
-    def _start(self, run: Run, lease: Lease, *, fresh: bool = False, stop_at: float = 0.0) -> None:
+    def _start(
+        self, run: Run, lease: Lease, *, fresh: bool = False, stop_at: float = 0.0
+    ) -> asyncio.Task[None]:
         known = {run.id: run} if fresh else {}
         worker = Worker(self._kit, run.principal, run.session_id, lease, known, stop_at)
         self._working.add(lease.head.partition)
-        self._spawn(self._worked(worker, run, lease))
+        return self._spawn(self._worked(worker, run, lease))
 
     async def _worked(self, worker: Worker, run: Run, lease: Lease) -> None:
         """Let the worker work, then wake whoever in this process waits for its session."""
@@ -192,7 +203,7 @@ class Engine:
                 feed.nudge()
         if not finished:
             point("before wake")
-            await self._wake(run.principal, run.session_id)
+            await self.wake(run.principal, run.session_id)
             point("after wake")
         left = self._feeds.get(run.id)
         if left is not None and left.awaited:
@@ -202,7 +213,7 @@ class Engine:
 
     async def sweep(self) -> Swept:
         """Look after what was left lying: call it once a minute."""
-        return await sweep(self._kit, self._wake)
+        return await sweep(self._kit, self.wake)
 
     async def _attend(self, run: Run, feed: Feed) -> None:
         """Stay with a run that is worked on elsewhere until it is over; take it over if its worker died."""
@@ -237,9 +248,31 @@ class Engine:
         self, principal: Principal, session_id: str, agent: str = "", *, stop_at: float = 0.0
     ) -> bool:
         """Have a session's inbox worked on here, unless somebody holds it; whether this worker took it."""
+        return await self._take_up(principal, session_id, stop_at) is not None
+
+    async def work(self, principal: Principal, session_id: str, *, stop_at: float = 0.0) -> bool:
+        """As `resume`, but wait until the work has come to its end."""
+        task = await self._take_up(principal, session_id, stop_at)
+        if task is not None:
+            await asyncio.shield(task)
+        return task is not None
+
+    async def wake(self, principal: Principal, session_id: str) -> None:
+        """Have a session worked on: by a worker of the queue; here, where there is no queue or it takes nothing."""
+        if self._wake is not None:
+            try:
+                await self._wake(principal, session_id)
+                return
+            except StoreError as error:
+                log.warning("session=<%s> | not queued, so worked on here: %s", session_id, error)
+        await self.resume(principal, session_id)
+
+    async def _take_up(
+        self, principal: Principal, session_id: str, stop_at: float
+    ) -> asyncio.Task[None] | None:
         lease = lease_of(self._kit, principal, session_id)
         if not await take(self._kit, lease):
-            return False
+            return None
         run = Run(
             id="",
             session_id=session_id,
@@ -248,13 +281,13 @@ class Engine:
             status="running",
             created_at=self._clock.now(),
         )
-        self._start(run, lease, stop_at=stop_at)
-        return True
+        return self._start(run, lease, stop_at=stop_at)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def drain(self) -> None:
         """Wait for the work under way in this process."""
@@ -280,7 +313,7 @@ class Engine:
         run = await decide(self._kit, principal, run_id, digest, status)
         if not any(question.open_at(self._clock.now()) for question in run.questions):
             point("before wake")
-            await self._wake(run.principal, run.session_id)
+            await self.wake(run.principal, run.session_id)
             point("after wake")
         return run
 
@@ -298,7 +331,7 @@ class Engine:
         """Bring a dead letter back and have it worked on; raises NotFoundError or ConflictError."""
         letter = await redrive(self._kit, principal.tenant, run_id)
         if letter.kind == "run":
-            await self._wake(letter.principal, letter.session_id)
+            await self.wake(letter.principal, letter.session_id)
         else:
             await self.sweep()
         return letter

@@ -14,7 +14,7 @@ from agent_core.engine.outbox import push
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due, Head
 from agent_core.engine.worker import Worker
-from agent_core.errors import ConditionError
+from agent_core.errors import AgentError, ConditionError, StoreError
 from agent_core.messages import Principal, from_record
 from agent_core.store.base import Equals, Key, Record, Update
 
@@ -46,7 +46,13 @@ async def sweep(kit: Kit, wake: Wake) -> Swept:
         for record in page.records:
             if int(record.key.sort.split("/", 1)[0]) > kit.clock.now() * 1000:
                 return Swept(**done)
-            what = await _look_after(kit, wake, record)
+            try:
+                what = await _look_after(kit, wake, record)
+            except StoreError:
+                raise
+            except AgentError as error:  # what can't be looked after must not keep the others waiting
+                log.error("due=<%s> | can't be looked after: %s", record.key.sort, error)
+                continue
             if what:
                 done[what] += 1
         after = page.after

@@ -24,6 +24,7 @@ def other(field: str) -> Any:
         "data_class": "restricted",
         "log_level": "debug",
         "store": "memory",
+        "queue": "memory",
         "plugins": ("audit", "redact"),
     }
     if field in special:

@@ -1,0 +1,133 @@
+"""What a queue's worker does with one message: go on with a session of ours, or answer a whole message.
+
+The queue wakes workers, the store holds the truth. A wake-up, `{"session": {"tenant", "user", "session_id"}}`, names
+a session whose inbox has something; doubled, lost or late it does no harm. A producer may also send whole messages, as
+the body of POST /api/v1/agent; the queue's own id of the message is its idempotency key.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from agent_core.clock import Clock
+from agent_core.engine.engine import Engine
+from agent_core.engine.runs import Failure, Inbound
+from agent_core.errors import AgentError, MalformedError
+from agent_core.messages import Principal
+from agent_core.queues.base import Entry, Queue, Received
+from agent_core.settings import Settings
+
+log = logging.getLogger("sampan.worker")
+
+CHANNEL = "queue"
+"""The channel of the runs of whole messages."""
+
+
+class RunFailedError(AgentError):
+    """The run of a queued message failed for good: the same message would fail again."""
+
+    slug, title = "run-failed", "The run failed"
+
+
+class RunBrokeOffError(AgentError):
+    """The run of a queued message failed for a passing reason: the same message may succeed later."""
+
+    slug, title, retryable = "run-broke-off", "The run failed for now", True
+
+
+class SessionAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A session, wherever it is."""
+
+    tenant: str
+    user: str
+    session_id: str
+
+
+class WakeUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Our own message to a worker: this session's inbox has something."""
+
+    session: SessionAddress
+
+
+class _Kind(msgspec.Struct):
+    """As much of a body as tells a wake-up from a whole message."""
+
+    session: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Waker:
+    """Sends wake-ups to a queue: what an engine has done for a session that somebody must work on."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def __call__(self, principal: Principal, session_id: str) -> None:
+        """Send one; raises StoreError."""
+        address = SessionAddress(principal.tenant, principal.user, session_id)
+        await self._queue.send(Entry(body=msgspec.json.encode(WakeUp(address)).decode()))
+
+
+class Desk:
+    """Handles the messages of a queue, one call for each."""
+
+    def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._clock = clock
+
+    async def handle(self, record: Received, *, stop_at: float = 0.0) -> None:
+        """Do what the message asks, to its end; whoever calls deletes it then.
+
+        `stop_at` (seconds since 1970) is when the platform stops this process: work that is not done by then was
+        accepted, and is gone on with elsewhere. Raises AgentErrors: those that are retryable leave the message to come
+        again, the others are for the dead-letter queue.
+        """
+        try:
+            kind = msgspec.json.decode(record.body, type=_Kind)
+        except msgspec.DecodeError as error:
+            raise MalformedError(f"the message is no JSON object: {error}") from None
+        if kind.session is not msgspec.UNSET:
+            await self._wake_up(record, stop_at)
+        else:
+            await self._answer(record, stop_at)
+
+    async def _wake_up(self, record: Received, stop_at: float) -> None:
+        try:
+            address = msgspec.json.decode(record.body, type=WakeUp).session
+        except msgspec.ValidationError as error:
+            raise MalformedError(f"the message names no session: {error}") from None
+        principal = Principal(tenant=address.tenant, user=address.user)
+        if not await self._engine.work(principal, address.session_id, stop_at=stop_at):
+            log.debug("session=<%s> | taken by another worker", address.session_id)
+
+    async def _answer(self, record: Received, stop_at: float) -> None:
+        seconds = max(stop_at - self._clock.now(), 0.001) if stop_at else 0.0
+        run = await self._engine.answer(self._inbound(record), wait_seconds=seconds, stop_at=stop_at)
+        if run.failure is not None and run.status == "failed":
+            raise _error_of(run.id, run.failure)
+
+    def _inbound(self, record: Received) -> Inbound:
+        # Imported for whole messages alone: wake-ups, all that a queue of our own carries, need nothing of HTTP.
+        from agent_core.api.agent import read_delivery, read_messages
+        from agent_core.api.bodies import decode
+        from agent_core.api.idempotency import fingerprint
+        from agent_core.api.schemas import AgentRequest
+
+        asked = decode(record.body.encode(), AgentRequest)
+        return Inbound(
+            messages=read_messages(asked, asked.data_class or self._settings.data_class),
+            agent=asked.agent or "",
+            session_id=asked.session_id or "",
+            key=f"queue/{record.dedupe or record.id}",
+            fingerprint=fingerprint("queue", asked),
+            channel=CHANNEL,
+            metadata=asked.metadata,
+            delivery=read_delivery(asked, self._settings.callback_secret),
+        )
+
+
+def _error_of(run_id: str, failure: Failure) -> AgentError:
+    words = f"run {run_id}: {failure.detail or failure.title}"
+    return RunBrokeOffError(words) if failure.retryable else RunFailedError(words)

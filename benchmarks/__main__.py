@@ -1,4 +1,4 @@
-"""`python -m benchmarks [start|turn|session|trips ...]`: measure, and write the tables of benchmarks/README.md."""
+"""`python -m benchmarks [start|turn|session|trips|batch ...]`: measure, and write the tables of README.md."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import session, start, trips, turn
+from benchmarks import batch, session, start, trips, turn
 from benchmarks.machine import BenchmarkError, describe, require_linux
 from benchmarks.table import write
 
-ALL = {"start": start.run, "turn": turn.run, "session": session.run, "trips": trips.run}
+ALL = {"start": start.run, "turn": turn.run, "session": session.run, "trips": trips.run, "batch": batch.run}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import servers, session, soak, start, trips, turn
+from benchmarks import batch, servers, session, soak, start, trips, turn
 from benchmarks.machine import BenchmarkError
 from benchmarks.table import README, Goal, Report, show, write
 
@@ -40,6 +40,15 @@ def test_turn_compares_servers_over_http(shared_data: Path) -> None:
         assert 0 < paced < 200
         assert 10 < resident < 500
     assert [goal.limit for goal in report.goals] == [3, 6, 5, 5]
+
+
+def test_batch_compares_lines_with_calls_of_the_model_itself(shared_data: Path) -> None:
+    report = batch.run(quick=True)
+    [(direct, rate, _, cpu, resident)] = rows(report).values()
+    assert 10 < rate < direct < 200
+    assert 0 < cpu < 50
+    assert 10 < resident < 500
+    assert [goal.limit for goal in report.goals] == [1 / 0.7, 150]
 
 
 def test_without_the_shared_tools_turn_says_what_is_missing(

@@ -1,0 +1,167 @@
+"""Kills a process at every boundary of the engine, restarts, redelivers, and compares with a life without a crash.
+
+    python -m tests.durability.crash_points [--scenario NAME] [--twice PAIRS | --twice all] [--style NAME]
+
+Prints the table of crash points; ends with 1 where a promise was broken, and tells which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.durability.evidence import Evidence, gather
+from tests.durability.process import At, Ended, live, too_early, warm_up, work
+from tests.durability.scenarios import SCENARIOS, Scenario
+from tests.durability.world import LEASE_SECONDS, World, new_world
+
+STYLES = ("redeliver", "sweep", "early")
+"""What happens first after a crash: the message comes again, the sweeper comes, or the message comes too early."""
+
+
+@dataclass
+class Row:
+    """A scenario's line in the table."""
+
+    scenario: str
+    points: int = 0
+    kills: int = 0
+    pairs: int = 0
+    lost: int = 0
+    double: int = 0
+    paid_again: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, name: str, found: Sequence[tuple[str, str]]) -> None:
+        """Count what went wrong in one case: (kind, words)."""
+        kinds = Counter(kind for kind, _ in found)
+        self.lost += bool(kinds["lost"])
+        self.double += bool(kinds["double"])
+        self.problems += [f"{self.scenario}, {name}: {kind}: {words}" for kind, words in found]
+
+
+def body_of(world: World, scenario: Scenario, style: str) -> Any:
+    """What a process does: the same whether it is the first or comes after a crash."""
+    return lambda: asyncio.run(work(world, scenario, sweep_first=style == "sweep"))
+
+
+def normal_life(scenario: Scenario) -> tuple[Evidence, list[At]]:
+    """What a life without a crash leaves, and the boundaries it passes."""
+    warm_up(scenario)
+    with new_world() as world:
+        ended = live(world, body_of(world, scenario, "redeliver"))
+        if ended != Ended(0, 0):
+            raise SystemExit(f"{scenario.name} fails without a crash:\n{stderr(world)}")
+        [passed] = world.read("passed")
+        evidence = asyncio.run(gather(world, scenario))
+        if problems := evidence.compared_with(evidence, crashes=0):
+            raise SystemExit(f"{scenario.name} breaks its promises without a crash: {problems}")
+        return evidence, [At(*one) for one in passed["points"]]
+
+
+def stderr(world: World) -> str:
+    """The last error that a process of this world wrote down."""
+    path = world.folder / "stderr.txt"
+    text = path.read_text() if path.exists() else ""
+    return text[text.rfind("Traceback") :][-6000:]
+
+
+def crash(
+    scenario: Scenario, normal: Evidence, kills: Sequence[At], style: str
+) -> tuple[list[At], list[Any]]:
+    """A life with these crashes: the boundaries of the last process, and what is wrong with what it left."""
+    with new_world() as world:
+        for at in kills:
+            ended = live(world, body_of(world, scenario, style), at)
+            if ended == Ended(0, 0) and at is not kills[0]:
+                break  # the second crash was to come where this life never came by
+            if ended.killed_by != signal.SIGKILL:
+                return [], [("error", f"not killed at {at}: {ended}\n{stderr(world)}")]
+            if style == "early":
+                ended = live(world, lambda: asyncio.run(too_early(world, scenario)))
+                if ended != Ended(0, 0):
+                    return [], [("error", f"the early delivery failed: {ended}\n{stderr(world)}")]
+            world.jump(LEASE_SECONDS + 1)
+        ended = live(world, body_of(world, scenario, style))
+        if ended != Ended(0, 0):
+            return [], [("lost", f"what came after the crash failed: {ended}\n{stderr(world)}")]
+        after = asyncio.run(gather(world, scenario))
+        passed = world.read("passed")[-1]["points"]
+        return [At(*one) for one in passed], after.compared_with(normal, crashes=len(kills))
+
+
+def once(scenario: Scenario, styles: Sequence[str]) -> tuple[Row, Evidence, dict[tuple[At, str], list[At]]]:
+    """Every boundary, every hit, one crash."""
+    normal, passed = normal_life(scenario)
+    row = Row(scenario.name, points=len({at.point for at in passed}))
+    lives: dict[tuple[At, str], list[At]] = {}
+    for at in passed:
+        for style in styles:
+            lives[at, style], found = crash(scenario, normal, [at], style)
+            row.kills += 1
+            row.paid_again += any(kind == "paid again" for kind, _ in found)
+            row.add(f"{at}, then {style}", [(kind, words) for kind, words in found if kind != "paid again"])
+    return row, normal, lives
+
+
+def pairs(lives: dict[tuple[At, str], list[At]], wanted: int | None) -> Iterator[tuple[At, At, str]]:
+    """Two crashes one after the other: all, or so many of them by chance (the same ones each time)."""
+    every = [(first, second, style) for (first, style), passed in lives.items() for second in passed]
+    if wanted is not None and wanted < len(every):
+        every = random.Random(7).sample(every, wanted)
+    yield from every
+
+
+def prove(scenario: Scenario, styles: Sequence[str], twice: int | None) -> Row:
+    """The scenario's line of the table."""
+    row, normal, lives = once(scenario, styles)
+    for first, second, style in pairs(lives, twice):
+        _, found = crash(scenario, normal, [first, second], style)
+        row.pairs += 1
+        row.add(f"{first} and {second}, then {style}", [one for one in found if one[0] != "paid again"])
+    return row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For people."""
+    titles = ("points", "kills", "twice", "paid again", "lost", "double", "other")
+    lines = [f"{'scenario':14}" + "".join(f"{title:>12}" for title in titles)]
+    for row in rows:
+        other = len(row.problems) - row.lost - row.double
+        counts = (row.points, row.kills, row.pairs, row.paid_again, row.lost, row.double, max(other, 0))
+        lines.append(f"{row.scenario:14}" + "".join(f"{count:12}" for count in counts))
+    return "\n".join(lines)
+
+
+def shortened(problem: str) -> str:
+    """A problem in one line: where it was, and the last words of its traceback."""
+    lines = problem.strip().splitlines()
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1][:300]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append")
+    parser.add_argument("--style", choices=STYLES, action="append")
+    parser.add_argument("--twice", default="0", help="how many pairs of crashes for each scenario, or `all`")
+    parser.add_argument("--problems", type=int, default=20, help="how many problems are told")
+    parser.add_argument("--verbose", action="store_true", help="with the traceback of each")
+    options = parser.parse_args()
+    twice = None if options.twice == "all" else int(options.twice)
+    rows = [prove(SCENARIOS[name], options.style or STYLES, twice) for name in options.scenario or SCENARIOS]
+    print(table(rows))
+    problems = [problem for row in rows for problem in row.problems]
+    for problem in problems[: options.problems]:
+        print("-", problem.strip() if options.verbose else shortened(problem))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

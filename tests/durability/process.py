@@ -1,0 +1,191 @@
+"""A process under test: it works in a world until nothing is left to do there, or until it is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from agent_core.app import App, build_app
+from agent_core.engine import points
+from agent_core.engine.runs import Inbound, Run
+from agent_core.errors import RunningError
+from agent_core.messages import Principal
+from agent_core.settings import Settings
+from agent_core.store.sqlite import SqliteStore
+from agent_core.testing import ScriptedWire
+from tests.durability.cast import Postbox, agent_of, verdict
+from tests.durability.scenarios import Scenario
+from tests.durability.world import LEASE_SECONDS, World, WorldClock, new_world
+
+ME = Principal()
+PAST = 1.0
+"""A deadline that is always over."""
+
+
+@dataclass(frozen=True)
+class At:
+    """A boundary by its name, and which time it is passed, from 1."""
+
+    point: str
+    hit: int
+
+    def __str__(self) -> str:
+        return f"{self.point} #{self.hit}"
+
+
+class Watch:
+    """Notes the boundaries that a process passes, and does something at one of them."""
+
+    def __init__(self, world: World, at: At | None, act: Callable[[], None]) -> None:
+        self._world = world
+        self._at = at
+        self._act = act
+        self._hits: Counter[str] = Counter()
+        self.passed: list[At] = []
+
+    def __call__(self, name: str) -> None:
+        self._hits[name] += 1
+        here = At(name, self._hits[name])
+        self.passed.append(here)
+        if here == self._at:
+            self._act()
+
+
+def kill_me() -> None:
+    """End at once: no handler, no finally, no flush."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_app(world: World, scenario: Scenario) -> App:
+    """The application on the world's store and clock."""
+    clock = WorldClock(world)
+    app = build_app(
+        Settings.from_env({}, data=str(world.folder), lease_seconds=LEASE_SECONDS),
+        agents=[agent_of(world, scenario.plan, **scenario.agent)],
+        store=SqliteStore(world.database, clock, busy_seconds=2.0),
+        wire=ScriptedWire(),
+        clock=clock,
+    )
+    app.engine._kit.deliverers["postbox"] = Postbox(world)
+    if scenario.one_step:
+
+        async def wake(principal: Principal, session_id: str) -> None:
+            await app.engine.resume(principal, session_id, stop_at=PAST)
+
+        app.engine._wake = wake
+    return app
+
+
+async def work(world: World, scenario: Scenario, *, sweep_first: bool = False) -> None:
+    """Deliver all messages, answer what a person is asked, sweep once: after that, all must be done."""
+    app = open_app(world, scenario)
+    try:
+        if sweep_first:
+            await app.engine.sweep()
+            await app.engine.drain()
+        await asyncio.gather(*(deliver(world, scenario, app, key) for key in scenario.says))
+        await app.engine.sweep()
+        await app.engine.drain()
+    finally:
+        await app.close()
+
+
+async def deliver(world: World, scenario: Scenario, app: App, key: str) -> None:
+    """Send a message as its sender does, see its run through, and note what the sender was told."""
+    inbound = scenario.inbound(key)
+    run = await app.engine.answer(inbound, stop_at=PAST if scenario.one_step else 0.0)
+    while not run.done:
+        run = await settle(world, app, run)
+    world.log("told", key=key, run=run.id, status=run.status, text=run.reply.text if run.reply else "")
+
+
+async def settle(world: World, app: App, run: Run) -> Run:
+    """Answer what the run asks, as a person does."""
+    for question in run.questions:
+        if question.status == "asked":
+            world.log("asked", reason=question.reason)
+            answer = app.engine.approve if verdict(world, run, question) else app.engine.deny
+            await answer(ME, run.id, question.hash)
+    await app.engine.drain()
+    after = await app.engine.run(ME, run.id)
+    if after == run:
+        raise AssertionError(f"run {run.id} is stuck: {run.status}, {run.questions}")
+    return after
+
+
+async def too_early(world: World, scenario: Scenario) -> None:
+    """Deliver all messages again while the dead worker's lease still holds: the sender is told to wait, or answered."""
+    app = open_app(world, scenario)
+
+    async def one(inbound: Inbound) -> None:
+        try:
+            await app.engine.answer(inbound, stop_at=PAST if scenario.one_step else 0.0)
+        except RunningError:
+            world.log("refused", key=inbound.key)
+
+    try:
+        await asyncio.gather(*(one(scenario.inbound(key)) for key in scenario.says))
+    finally:
+        await app.close()
+
+
+def warm_up(scenario: Scenario) -> None:
+    """Do all of it here once, so that processes forked from this one find the modules loaded."""
+    with new_world() as world:
+        asyncio.run(work(world, scenario))
+    gc.collect()
+    gc.freeze()
+    if threading.active_count() > 1:
+        raise AssertionError(f"a fork beside threads is not safe: {threading.enumerate()}")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: by a signal, or by itself with a code (0: all went well)."""
+
+    killed_by: int
+    code: int
+
+
+def live(
+    world: World, body: Callable[[], object], at: At | None = None, act: Callable[[], None] = kill_me
+) -> Ended:
+    """Fork a process that does this in the world, and wait for its end. To be called where no thread runs."""
+    child = os.fork()
+    if child == 0:
+        _be_child(world, body, at, act)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return Ended(os.WTERMSIG(status), 0)
+    return Ended(0, os.WEXITSTATUS(status))
+
+
+def _be_child(world: World, body: Callable[[], object], at: At | None, act: Callable[[], None]) -> NoReturn:
+    """The life of a forked process; it never returns to its parent's code."""
+    code = 1
+    try:
+        gc.disable()  # a process lives for some milliseconds
+        errors = os.open(world.folder / "stderr.txt", os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+        os.dup2(errors, 2)
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+        watch = Watch(world, at, act)
+        points.watch(watch)
+        signal.alarm(60)  # whatever hangs ends
+        body()
+        world.log("passed", points=[(one.point, one.hit) for one in watch.passed])
+        code = 0
+    except BaseException:  # noqa: BLE001 - the outermost boundary of a process: its parent is told by the code
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from agent_core.agent import Agent, Responder
+from agent_core.batches.runner import LEASE_SECONDS
 from agent_core.batches.service import Batches
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock, SystemClock
@@ -88,6 +89,7 @@ class App:
             self.clock,
             line_formats(self.engine.agents, self.settings.data_class),
             max_bytes=self.settings.max_batch_bytes,
+            lease_seconds=min(LEASE_SECONDS, self.settings.lease_seconds),
         )
 
     async def look_after_batch(self, key: Key, due: Due) -> None:
@@ -126,7 +128,8 @@ class App:
         # Imported only where there is a queue, for cold start.
         from agent_core.queues.consumer import consume
 
-        await consume(self.queue, self.desk.handle, asyncio.Event(), clock=self.clock)
+        handle = partial(self.desk.handle, queue=self.queue.rules.name)
+        await consume(self.queue, handle, asyncio.Event(), clock=self.clock)
 
     @property
     def desk(self) -> Desk:
@@ -206,13 +209,18 @@ def make_wire(settings: Settings, clock: Clock) -> Wire:
     """The way out to the network, with retries. Vendors are imported only when chosen, for cold start."""
     from agent_core.wire.retry import RetryWire
 
+    return RetryWire(_plain_wire(settings), clock, retries=settings.model_retries)
+
+
+def _plain_wire(settings: Settings) -> Wire:
+    """The way out without retries: AWS adapters know which calls may be repeated. Imported only when chosen."""
     if settings.wire == "aiohttp":
         from agent_core.wire.aiohttp import AiohttpWire
 
-        return RetryWire(AiohttpWire(), clock, retries=settings.model_retries)
+        return AiohttpWire()
     from agent_core.wire.httpcore import HttpcoreWire
 
-    return RetryWire(HttpcoreWire(), clock, retries=settings.model_retries)
+    return HttpcoreWire()
 
 
 def make_deliverers(settings: Settings, clock: Clock, wire: Wire) -> dict[str, Deliverer]:
@@ -234,7 +242,15 @@ def make_store(settings: Settings, clock: Clock) -> Store:
         from agent_core.store.sqlite import SqliteStore
 
         return SqliteStore(Path(settings.data) / "sampan.db", clock)
-    raise ConfigError(f"SAMPAN_STORE={settings.store}: there are `sqlite` and `memory`")
+    if settings.store == "dynamodb":
+        from agent_core.aws.services import dynamodb, make_client
+        from agent_core.store.dynamodb import DynamoStore
+
+        if not settings.table:
+            raise ConfigError("SAMPAN_TABLE is not set: name the DynamoDB table")
+        client = make_client(settings, clock, _plain_wire(settings))
+        return DynamoStore(dynamodb(settings, client), settings.table)
+    raise ConfigError(f"SAMPAN_STORE={settings.store}: there are `sqlite`, `dynamodb` and `memory`")
 
 
 def make_queue(settings: Settings, clock: Clock) -> Queue | None:

@@ -39,8 +39,10 @@ LINE_TRIES = 4
 """How often a line is run before its failure, if it is a passing one, stands."""
 
 LEASE_SECONDS = 10.0
-BEAT_SECONDS = 1.0
-"""How often a worker renews its lease, tells how far it is, and learns of a wish to cancel."""
+"""How long a batch stays with a worker that went silent: short, as somebody may watch it."""
+
+BEATS = 10
+"""How often within that time a worker renews its lease, tells how far it is, and learns of a wish to cancel."""
 
 SEGMENTS_AHEAD = 3
 """Segments under work at the same time: what bounds the memory of a batch, whatever its size."""
@@ -61,13 +63,21 @@ class Runner:
     """Runs one batch while it holds its lease. Lines whose runs were done before are read, not run again."""
 
     def __init__(
-        self, engine: Engine, store: Store, blobs: Blobs, clock: Clock, formats: Mapping[str, LineFormat]
+        self,
+        engine: Engine,
+        store: Store,
+        blobs: Blobs,
+        clock: Clock,
+        formats: Mapping[str, LineFormat],
+        *,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._engine = engine
         self._store = store
         self._blobs = blobs
         self._clock = clock
         self._formats = formats
+        self._lease_seconds = lease_seconds
 
     async def run(self, batch: Batch) -> Batch:
         """Run the batch to its end; returns it as it is then, or as it was where somebody else holds its lease."""
@@ -75,18 +85,22 @@ class Runner:
         if taken is None:
             return batch
         task = _Run(self._engine, self._store, self._blobs, self._clock, self._formats[taken.format], taken)
-        beat = asyncio.create_task(task.keep_lease())
+        beat = asyncio.create_task(task.keep_lease(self._lease_seconds))
+        try:
+            return await self._worked(task, batch)
+        except asyncio.CancelledError:
+            await task.let_go()
+            raise
+        finally:
+            beat.cancel()
+
+    async def _worked(self, task: _Run, batch: Batch) -> Batch:
         try:
             return await task.work()
         except* LeaseLostError:
             log.warning("batch=<%s> | lease lost; another worker goes on", batch.id)
         except* StoreError as group:
             log.warning("batch=<%s> | stopped, to be gone on with: %s", batch.id, group.exceptions[0])
-        except* asyncio.CancelledError:
-            await task.let_go()
-            raise
-        finally:
-            beat.cancel()
         return batch
 
     async def _take(self, batch: Batch) -> Batch | None:
@@ -95,7 +109,7 @@ class Runner:
         key = batch_key(batch.principal.tenant, batch.id)
         fields = {
             "owner": owner,
-            "lease_until": now + LEASE_SECONDS,
+            "lease_until": now + self._lease_seconds,
             "status": "running",
             "open_done": 0,
             "open_failed": 0,
@@ -137,12 +151,12 @@ class _Run:
         )
         self._lost = False
 
-    async def keep_lease(self) -> None:
+    async def keep_lease(self, seconds: float) -> None:
         """Renew the lease until cancelled, tell how far the work is, and learn of a wish to cancel."""
         while True:
-            await self._clock.sleep(BEAT_SECONDS)
+            await self._clock.sleep(seconds / BEATS)
             try:
-                until = self._clock.now() + LEASE_SECONDS
+                until = self._clock.now() + seconds
                 fields = {"lease_until": until, **self._progress(self._open)}
                 await self._store.write(Update(self._key, set=fields, when=(self._fence,)))
                 record = await self._store.get(self._key)

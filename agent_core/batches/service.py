@@ -19,7 +19,7 @@ from agent_core.batches.records import (
     listing,
     listing_key,
 )
-from agent_core.batches.runner import Runner
+from agent_core.batches.runner import LEASE_SECONDS, Runner
 from agent_core.batches.upload import Upload
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock
@@ -70,6 +70,7 @@ class Batches:
         formats: Mapping[str, LineFormat],
         *,
         max_bytes: int = 1024**3,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -77,7 +78,7 @@ class Batches:
         self._clock = clock
         self._formats = formats
         self._max_bytes = max_bytes
-        self._runner = Runner(engine, store, blobs, clock, formats)
+        self._runner = Runner(engine, store, blobs, clock, formats, lease_seconds=lease_seconds)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def create(self, principal: Principal, options: Options, batch_id: str = "") -> tuple[Batch, bool]:

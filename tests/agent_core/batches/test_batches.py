@@ -182,3 +182,32 @@ async def test_another_users_batch_is_not_there() -> None:
         await world.batches.get(Principal(user="eve"), batch.id)
     assert await world.batches.list(Principal(user="eve")) == []
     assert [b.id for b in await world.batches.list(ME)] == [batch.id]
+
+
+async def test_a_batch_that_is_stopped_can_be_gone_on_with_at_once() -> None:
+    world = World()
+    batch = await world.upload(*({"say": f"word {n}"} for n in range(1000)), concurrency=4)
+    await world.batches.start(ME, batch.id)
+    await world.model.heard_many.wait()
+    await world.batches.close()
+    left = await world.batches.get(ME, batch.id)
+    assert (left.status, left.lease_until) == ("running", 0.0)
+    world.batches.go_on(left)
+    await world.batches.drain()
+    done = await world.batches.get(ME, batch.id)
+    assert (done.status, done.done, len(set(world.model.heard))) == ("succeeded", 1000, 1000)
+    assert len(world.model.heard) == 1000
+
+
+async def test_a_cancelled_batch_skips_what_was_not_begun() -> None:
+    world = World()
+    batch = await world.upload(*({"say": f"word {n}"} for n in range(1500)), concurrency=2)
+    await world.batches.start(ME, batch.id)
+    await world.model.heard_many.wait()
+    await world.batches.cancel(ME, batch.id)
+    world.clock.advance(2)
+    await world.batches.drain()
+    done = await world.batches.get(ME, batch.id)
+    assert (done.status, done.done + done.skipped) == ("cancelled", 1500)
+    assert 700 <= done.done < 1500
+    assert len(await world.results(done)) == 1500

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from agent_core.agent import Agent, Responder
-from agent_core.batches.runner import LEASE_SECONDS
 from agent_core.batches.service import Batches
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock, SystemClock
@@ -89,7 +88,6 @@ class App:
             self.clock,
             line_formats(self.engine.agents, self.settings.data_class),
             max_bytes=self.settings.max_batch_bytes,
-            lease_seconds=min(LEASE_SECONDS, self.settings.lease_seconds),
         )
 
     async def look_after_batch(self, key: Key, due: Due) -> None:
@@ -128,8 +126,7 @@ class App:
         # Imported only where there is a queue, for cold start.
         from agent_core.queues.consumer import consume
 
-        handle = partial(self.desk.handle, queue=self.queue.rules.name)
-        await consume(self.queue, handle, asyncio.Event(), clock=self.clock)
+        await consume(self.queue, self.desk.handle, asyncio.Event(), clock=self.clock)
 
     @property
     def desk(self) -> Desk:

@@ -2,7 +2,7 @@
 
 A field `max_body_bytes` is set by `SAMPAN_MAX_BODY_BYTES`; those of the model have their plain names
 (`MODEL_ENDPOINT`, `MODEL_NAME`, `MODEL_API_KEY`, `OPENAI_API_KEY`, `ANTHROPIC_API_KEY`), so that a deployment needs no
-code change. docs/settings.md lists all.
+code change, and those of AWS the names that its own tools know. docs/settings.md lists all.
 """
 
 from __future__ import annotations
@@ -20,8 +20,18 @@ from agent_core.messages import DataClass
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
-PLAIN = ("model_endpoint", "model_name", "model_api_key", "openai_api_key", "anthropic_api_key")
-SECRET = ("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret")
+PLAIN = (
+    *("model_endpoint", "model_name", "model_api_key", "openai_api_key", "anthropic_api_key"),
+    *("aws_region", "aws_endpoint_url", "aws_endpoint_url_dynamodb", "aws_endpoint_url_s3"),
+    *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
+    *("aws_profile", "aws_shared_credentials_file"),
+    *("aws_container_credentials_relative_uri", "aws_container_credentials_full_uri"),
+    *("aws_container_authorization_token", "aws_container_authorization_token_file"),
+)
+SECRET = (
+    *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
+    *("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token"),
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +47,61 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Folder of the embedded store and blobs."""
 
     store: str = "sqlite"
-    """Store: `sqlite` (in the data folder) or `memory` (gone with the process)."""
+    """Store: `sqlite` (in the data folder), `dynamodb` (any DynamoDB API) or `memory` (gone with the process)."""
+
+    table: str = ""
+    """DynamoDB table, for `SAMPAN_STORE=dynamodb`."""
+
+    bucket: str = ""
+    """S3 bucket of the blobs; unset, they lie in the data folder."""
+
+    queue_url: str = ""
+    """URL of the SQS queue that wakes workers."""
+
+    dead_queue_url: str = ""
+    """URL of that queue's dead-letter queue."""
+
+    aws_region: str = ""
+    """AWS region of table, queue and bucket."""
+
+    aws_endpoint_url: str = ""
+    """Base URL of an AWS-compatible service; unset, AWS itself."""
+
+    aws_endpoint_url_dynamodb: str = ""
+    """The same for DynamoDB alone."""
+
+    aws_endpoint_url_s3: str = ""
+    """The same for S3 alone."""
+
+    aws_access_key_id: str = ""
+    """Key id to sign AWS calls with; set by AWS Lambda itself."""
+
+    aws_secret_access_key: str = ""
+    """Secret of that key id."""
+
+    aws_session_token: str = ""
+    """Session token of temporary AWS credentials."""
+
+    aws_profile: str = "default"
+    """Profile of the shared credentials file."""
+
+    aws_shared_credentials_file: str = "~/.aws/credentials"
+    """File with AWS profiles, used where no key is set."""
+
+    aws_container_credentials_relative_uri: str = ""
+    """Path of the container's credentials; set by ECS."""
+
+    aws_container_credentials_full_uri: str = ""
+    """URL of the container's credentials; set by EKS, and by Lambda with SnapStart."""
+
+    aws_container_authorization_token: str = ""
+    """Authorization for the container's credentials."""
+
+    aws_container_authorization_token_file: str = ""
+    """File with that authorization, read anew each time."""
+
+    aws_instance_metadata: bool = False
+    """Whether an EC2 instance's metadata service (IMDSv2) is asked for credentials."""
 
     queue: Literal["", "sqlite", "memory"] = ""
     """Queue that wakes workers: `sqlite` (in the data folder) or `memory`; unset, `sampan run` takes the store's kind."""

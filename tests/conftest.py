@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from tests.aws.emulator import Emulator, running
+
 ROOT = Path(__file__).resolve().parents[1]
-OWN_VARIABLES = ("SAMPAN_", "MODEL_", "OPENAI_", "ANTHROPIC_")
+OWN_VARIABLES = ("SAMPAN_", "MODEL_", "OPENAI_", "ANTHROPIC_", "AWS_")
 LOCAL_NAMES = {"", "localhost", socket.gethostname()}
 
 
@@ -82,6 +84,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"no reference data: {os.path.relpath(folder, ROOT)} is missing (see CONTRIBUTING.md)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """AWS services on loopback: DynamoDB, SQS and S3, as moto emulates them."""
+    with running() as server:
+        yield server
 
 
 @dataclass

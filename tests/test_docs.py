@@ -40,6 +40,8 @@ def _default(value: Any) -> str:
         if isinstance(value, tuple)
         else f"{value:g}"
         if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
         else str(value)
     )
     return f"`{text}`" if text else "unset"
@@ -54,14 +56,14 @@ def test_settings_page_is_the_code(root: Path) -> None:
         for field in Settings.__struct_fields__
     ]
     page = (root / "docs" / "settings.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if re.match(r"\| `[A-Z_]+` \|", line)]
+    rows = [line for line in page.splitlines() if re.match(r"\| `[A-Z0-9_]+` \|", line)]
     assert rows == expected, "docs/settings.md should have these rows:\n" + "\n".join(expected)
 
 
 def test_settings_page_says_which_are_secret(root: Path) -> None:
     page = (root / "docs" / "settings.md").read_text(encoding="utf-8")
     (sentence,) = [line for line in page.splitlines() if line.startswith("Secrets: ")]
-    assert set(re.findall(r"`([A-Z_]+)`", sentence)) == {variable(field) for field in SECRET}
+    assert set(re.findall(r"`([A-Z0-9_]+)`", sentence)) == {variable(field) for field in SECRET}
 
 
 def _commands() -> list[tuple[str, typer.core.TyperCommand]]:

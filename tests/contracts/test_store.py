@@ -36,6 +36,7 @@ from agent_core.store.base import (
 from agent_core.store.memory import MemoryStore
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import CountingStore, FaultyStore, ManualClock
+from tests.aws.emulator import Emulator
 
 KEY = Key("tenant", "record")
 OTHER = Key("tenant", "other")
@@ -43,7 +44,7 @@ OTHER = Key("tenant", "other")
 Open = Callable[[], AbstractAsyncContextManager[tuple[Store, ManualClock]]]
 
 
-@pytest.fixture(params=["memory", "sqlite", "wrapped"])
+@pytest.fixture(params=["memory", "sqlite", "wrapped", "dynamodb"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens a new, empty store; wrappers are stores as well."""
     count = 0
@@ -52,8 +53,16 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     async def fresh() -> AsyncIterator[tuple[Store, ManualClock]]:
         nonlocal count
         count += 1
-        clock = ManualClock()
+        clock = ManualClock(jump=request.param == "dynamodb")  # its pauses between tries are not waited for
         store: Store
+        if request.param == "dynamodb":
+            emulator: Emulator = request.getfixturevalue("emulator")
+            with emulator.store(clock) as store:
+                try:
+                    yield store, clock
+                finally:
+                    await store.close()
+            return
         if request.param == "sqlite":
             store = SqliteStore(tmp_path / f"{count}.db", clock)
         elif request.param == "memory":

@@ -166,12 +166,13 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one model call gave. `model` is the name the provider says it used."""
+    """What one model call gave. `model` is the name the provider says it used, `batch` that a batch's price holds."""
 
     message: Message
     usage: Usage = Usage()
     model: str = ""
     finish: Finish = "stop"
+    batch: bool = False
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -221,6 +222,15 @@ class Upgrades:
     """
 
     table: ClassVar[dict[tuple[type[msgspec.Struct], int], Upgrade]] = {}
+
+
+def sound(value: S) -> S:
+    """A struct of a user's making, after checking that it can be stored and sent.
+
+    Making a struct checks nothing, so a number may stand where text belongs, or text hold half a surrogate pair.
+    Raises ValueError that says what is wrong.
+    """
+    return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
 
 
 def to_record(value: msgspec.Struct) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from agent_core.engine.pieces import Pieces
 from agent_core.engine.points import point
 from agent_core.engine.runs import RunEvent
 from agent_core.errors import ModelMalformedError, ModelRefusedError
-from agent_core.messages import Chunk, Finish, Message, Prompt, Reply, ToolCall
+from agent_core.messages import Chunk, Finish, Message, Prompt, Reply, ToolCall, sound
 from agent_core.plugins.base import Stop
+from agent_core.tools.results import clean
 
 REPLY_RESERVE = 1024
 """Tokens of the model's window that are kept free for its reply, where nobody says how long it may be."""
@@ -111,7 +112,7 @@ async def _respond(attempt: Attempt) -> Reply:
         tenant = attempt.run.principal.tenant
         messages = await window.inline([*attempt.history, *attempt.messages], attempt.blobs, tenant)
         answer = bound.agent.respond(messages, attempt.turn())
-        return await _collect(attempt, answer) if isinstance(answer, AsyncIterator) else await answer
+        return _sound(await _collect(attempt, answer) if isinstance(answer, AsyncIterator) else await answer)
     assert bound.model is not None  # the wiring gives every Agent a model
     prompt = await _prompt(attempt)
     if attempt.feed.wanted:
@@ -119,19 +120,32 @@ async def _respond(attempt: Attempt) -> Reply:
     return await bound.model.reply(prompt)
 
 
+def _sound(reply: object) -> Reply:
+    """What another framework gave back, if it is a reply that can be stored: else it would be found out too late."""
+    if not isinstance(reply, Reply):
+        raise ModelMalformedError(f"the agent gave back {type(reply).__name__}, not a Reply")
+    try:
+        return sound(reply)
+    except (TypeError, ValueError) as error:
+        raise ModelMalformedError(f"the agent's reply can't be stored: {error}") from error
+
+
 async def _collect(attempt: Attempt, chunks: AsyncIterator[Chunk]) -> Reply:
     reply = None
     show = attempt.feed.wanted and not attempt.holds_back
     pieces = Pieces(attempt.journal, attempt.clock, attempt.number, attempt.fence)
     async for chunk in chunks:
+        if not isinstance(chunk, Chunk):
+            raise ModelMalformedError(f"the agent gave out {type(chunk).__name__}, not a Chunk")
         if chunk.reply is not None:
             reply = chunk.reply
         elif show and chunk.text:
-            attempt.feed.emit(text_event(attempt.number, attempt.fence, pieces.add(chunk.text), chunk.text))
+            text = clean(chunk.text)
+            attempt.feed.emit(text_event(attempt.number, attempt.fence, pieces.add(text), text))
             await pieces.save_now_and_then()
         elif show and chunk.reasoning:
             place = event_id(attempt.number, attempt.fence, pieces.length)
-            attempt.feed.emit(RunEvent(place, "reasoning", {"text": chunk.reasoning}))
+            attempt.feed.emit(RunEvent(place, "reasoning", {"text": clean(chunk.reasoning)}))
     if reply is None:
         raise ModelMalformedError("the stream ended without a reply")
     return reply

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from agent_core import user_code
 from agent_core.clock import Clock, SystemClock
 from agent_core.errors import ConfigError, PluginError
-from agent_core.messages import Message, ToolCall, ToolResult, Turn
+from agent_core.messages import Message, ToolCall, ToolResult, Turn, sound
 from agent_core.plugins.base import HOOKS, Stop
 
 log = logging.getLogger("sampan.plugins")
@@ -79,7 +79,8 @@ class PluginChain:
                 continue
             if not isinstance(given, type(value)):
                 raise _failed(hook, f"gave back {type(given).__name__}, not {type(value).__name__} or None")
-            value = given
+            if given is not value:
+                value = _storable(hook, given)
         return value
 
     async def _call(self, hook: Hook, value: Message | ToolCall | ToolResult, turn: Turn) -> Any:
@@ -94,6 +95,8 @@ class PluginChain:
                 raise _failed(hook, "raised Stop, which belongs into process") from stop
             if not isinstance(stop.reply, str | Message):
                 raise _failed(hook, f"stopped with {type(stop.reply).__name__}, not str or Message") from stop
+            words = stop.reply if isinstance(stop.reply, Message) else Message.of("assistant", stop.reply)
+            _storable(hook, words)
             raise
         except user_code.Overdue as error:
             raise _failed(hook, f"took longer than {self._seconds:g} s") from error
@@ -111,6 +114,14 @@ class PluginChain:
                 exc_info=None if secret else error,
             )
             raise _failed(hook, f"raised {type(error).__name__}") from error
+
+
+def _storable(hook: Hook, given: T) -> T:
+    """What the hook gave back, found out here if it can't be stored: later, nobody would know whose fault it is."""
+    try:
+        return sound(given)
+    except (TypeError, ValueError) as error:
+        raise _failed(hook, f"gave back a {type(given).__name__} that can't be stored") from error
 
 
 def _inline(function: Callable[[], Any]) -> Any:

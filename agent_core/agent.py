@@ -42,9 +42,9 @@ class Compaction:
 class Schedule:
     """A message that the clock sends to an agent, again and again.
 
-    `when` is "rate(5 minutes)" or "cron(0 9 ? * MON-FRI *)" (minute, hour, day of month, month, day of week, year, as
-    Amazon EventBridge has them), told in the time zone `zone` ("Europe/Berlin"). Each time begins a session of its own,
-    unless `session` names the one that all of them go to.
+    `when` is "rate(5 minutes)", "cron(0 9 ? * MON-FRI *)" (minute, hour, day of month, month, day of week, year, as
+    Amazon EventBridge has them) or "0 9 * * 1-5" (as crontab has them), told in the time zone `zone` ("Europe/Berlin").
+    Each time begins a session of its own, unless `session` names the one that all of them go to.
     """
 
     name: str

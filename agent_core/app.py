@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ class App:
         # Imported only where there is a queue, for cold start.
         from agent_core.queues.consumer import consume
 
-        await consume(self.queue, self.desk.handle, asyncio.Event(), clock=self.clock)
+        handle = partial(self.desk.handle, queue=self.queue.rules.name)
+        await consume(self.queue, handle, asyncio.Event(), clock=self.clock)
 
     @property
     def desk(self) -> Desk:

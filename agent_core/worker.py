@@ -2,11 +2,12 @@
 
 The queue wakes workers, the store holds the truth. A wake-up, `{"session": {"tenant", "user", "session_id"}}`, names
 a session whose inbox has something; doubled, lost or late it does no harm. A producer may also send whole messages, as
-the body of POST /api/v1/agent; the queue's own id of the message is its idempotency key.
+the body of POST /api/v1/agent; the message's id is its idempotency key.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 import msgspec
@@ -77,9 +78,10 @@ class Desk:
         self._settings = settings
         self._clock = clock
 
-    async def handle(self, record: Received, *, stop_at: float = 0.0) -> None:
+    async def handle(self, record: Received, *, queue: str = "work", stop_at: float = 0.0) -> None:
         """Do what the message asks, to its end; whoever calls deletes it then.
 
+        `queue` is the name of the queue that it came from: ids of messages hold within one queue.
         `stop_at` (seconds since 1970) is when the platform stops this process: work that is not done by then was
         accepted, and is gone on with elsewhere. Raises AgentErrors: those that are retryable leave the message to come
         again, the others are for the dead-letter queue.
@@ -91,7 +93,7 @@ class Desk:
         if kind.session is not msgspec.UNSET:
             await self._wake_up(record, stop_at)
         else:
-            await self._answer(record, stop_at)
+            await self._answer(record, queue, stop_at)
 
     async def _wake_up(self, record: Received, stop_at: float) -> None:
         try:
@@ -102,13 +104,13 @@ class Desk:
         if not await self._engine.work(principal, address.session_id, stop_at=stop_at):
             log.debug("session=<%s> | taken by another worker", address.session_id)
 
-    async def _answer(self, record: Received, stop_at: float) -> None:
+    async def _answer(self, record: Received, queue: str, stop_at: float) -> None:
         seconds = max(stop_at - self._clock.now(), 0.001) if stop_at else 0.0
-        run = await self._engine.answer(self._inbound(record), wait_seconds=seconds, stop_at=stop_at)
+        run = await self._engine.answer(self._inbound(record, queue), wait_seconds=seconds, stop_at=stop_at)
         if run.failure is not None and run.status == "failed":
             raise _error_of(run.id, run.failure)
 
-    def _inbound(self, record: Received) -> Inbound:
+    def _inbound(self, record: Received, queue: str) -> Inbound:
         # Imported for whole messages alone: wake-ups, all that a queue of our own carries, need nothing of HTTP.
         from agent_core.api.agent import read_delivery, read_messages
         from agent_core.api.bodies import decode
@@ -120,12 +122,22 @@ class Desk:
             messages=read_messages(asked, asked.data_class or self._settings.data_class),
             agent=asked.agent or "",
             session_id=asked.session_id or "",
-            key=f"queue/{record.dedupe or record.id}",
+            key=f"queue/{queue}/{_id_of(record)}",
             fingerprint=fingerprint("queue", asked),
             channel=CHANNEL,
             metadata=asked.metadata,
             delivery=read_delivery(asked, self._settings.callback_secret),
         )
+
+
+def _id_of(record: Received) -> str:
+    """What a message is known by for ever: the id that its producer gave it, else the queue's own.
+
+    A deduplication id that was made from the content says only that the queue saw the same words in five minutes: the
+    same words tomorrow are another message.
+    """
+    content = hashlib.sha256(record.body.encode()).hexdigest()
+    return record.dedupe if record.dedupe and record.dedupe != content else record.id
 
 
 def _error_of(run_id: str, failure: Failure) -> AgentError:

@@ -1,1 +1,1 @@
-"""When something is due. Knows calendars and clocks, never what is done then."""
+"""When something is due, and the messages that come of it. Knows calendars and clocks, never what an agent does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -109,6 +110,15 @@ class Terminal:
         """Press keys."""
         os.write(self._own, keys.encode())
 
+    def press(self, key: str, words: str) -> str:
+        """Press a key until these words come, as a person does: one pressed in the very moment in which the prompt
+        appears, before the line is being edited, is not heard."""
+        for _ in range(20):
+            self.type(key)
+            with contextlib.suppress(AssertionError):
+                return self.expect(words, seconds=1)
+        raise AssertionError(f"{words!r} did not come; there was {self.seen!r}")
+
     def end(self) -> int:
         """Wait for the exit code."""
         try:
@@ -125,7 +135,7 @@ class Terminal:
 
 @pytest.mark.timeout(120)
 def test_on_a_terminal(project: Path) -> None:
-    """Prompt, streamed markdown, tool call, figures, Ctrl-C on an empty line, Ctrl-D."""
+    """Prompt, streamed markdown, tool call, figures, Ctrl-C on an empty line, help, the end."""
     screen = Terminal("chat")
     try:
         screen.expect("Talking to assistant (scripted:test). /help lists the commands.")
@@ -138,9 +148,12 @@ def test_on_a_terminal(project: Path) -> None:
         screen.expect("→ add")
         screen.expect("The tool says 42.")
         screen.expect("> ")
-        screen.type("\x03")
-        screen.expect("/quit leaves.")
-        screen.type("\x04")
+        screen.press("\x03", "/quit leaves.")
+        screen.expect("> ")
+        screen.type("/help\n")  # its answer tells that lines are being read
+        screen.expect("Ctrl-C  stop")
+        screen.expect("> ")
+        screen.type("/quit\n")
         assert screen.end() == 0
     finally:
         screen.kill()

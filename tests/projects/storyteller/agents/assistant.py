@@ -1,13 +1,14 @@
 """An agent for tests: it tells a long story slowly, the same one each time, and counts how often it began."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agent_core import Agent, Chunk, Message, Reply, Usage
+from agent_core.clock import SystemClock
 from agent_core.messages import Prompt
 
+PACE = SystemClock()
 STORY = "".join(f"sentence {number} of the story. " for number in range(120))
 
 
@@ -31,7 +32,7 @@ class Storyteller:
         begin()
         for start in range(0, len(STORY), 4):
             yield Chunk(text=STORY[start : start + 4])
-            await asyncio.sleep(0.005)
+            await PACE.sleep(0.005)
         yield Chunk(reply=await self.reply(prompt))
 
     async def close(self) -> None:

@@ -51,6 +51,8 @@ def resolve(text: str, settings: Settings) -> ModelSpec:
     speaks OpenAI's format unless MODEL_NAME names another provider. Raises ConfigError.
     """
     name, endpoint = settings.model_name, settings.model_endpoint.rstrip("/")
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise ConfigError(f"MODEL_ENDPOINT={endpoint}: a URL is needed, such as http://127.0.0.1:11434/v1")
     if name and (_WITH_ENDPOINT.fullmatch(name) or name.partition(":")[0] in PROVIDERS or not endpoint):
         spec = parse(name)
     elif name:

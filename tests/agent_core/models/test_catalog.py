@@ -114,6 +114,13 @@ def test_a_bare_name_needs_an_endpoint(name: str) -> None:
         resolve("local:smollm2", Settings(model_name=name))
 
 
+@pytest.mark.parametrize("endpoint", ["localhost:11434/v1", "127.0.0.1", "https://", "ftp://a/v1"])
+def test_an_endpoint_is_a_url(endpoint: str) -> None:
+    """Found out when the app is built, not when the first message comes."""
+    with pytest.raises(ConfigError, match="MODEL_ENDPOINT="):
+        resolve("local:smollm2", Settings(model_endpoint=endpoint))
+
+
 async def keys_sent(text: str, **settings: str) -> str:
     body = b'{"choices":[{"message":{"content":"a"}}],"content":[{"type":"text","text":"a"}]}'
     wire = ScriptedWire([Answer(body=body)])

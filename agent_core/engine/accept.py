@@ -8,10 +8,11 @@ import msgspec
 
 from agent_core.agent import Busy
 from agent_core.engine import keys, window
+from agent_core.engine.due import entry
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
-from agent_core.engine.runs import Due, Inbound, Pending, Run
+from agent_core.engine.runs import Inbound, Pending, Run
 from agent_core.errors import ConditionError, KeyReusedError, RunningError, SessionBusyError, StoreBusyError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.store.base import Above, Absent, Condition, Equals, Key, Put, Update, Write
@@ -101,9 +102,6 @@ def _writes(
     principal = run.principal
     due = keys.due(kit.clock.now() + kit.lease_seconds, principal.tenant, run.id)
     pending = Key(lease.head.partition, keys.PENDING + kit.clock.new_id())
-    entry = Due(
-        kind="run", tenant=principal.tenant, user=principal.user, session_id=run.session_id, run_id=run.id
-    )
     works = "owner" in head.set
     stored = run if works else msgspec.structs.replace(run, status="queued")
     return [
@@ -115,7 +113,7 @@ def _writes(
         ),
         head,
         Put(pending, to_record(Pending(run_id=run.id, inbound=inbound, due=due.sort))),
-        Put(due, to_record(entry)),
+        Put(due, to_record(entry(run))),
     ]
 
 
@@ -132,7 +130,7 @@ def _again(stored: Run) -> bool:
 
 async def _replayed(kit: Kit, stored: Run) -> Accepted:
     """What a key that was seen before gives: its run, done; or RunningError; or the work of a dead worker."""
-    if stored.done or stored.status == "waiting":
+    if stored.done or stored.asks_at(kit.clock.now()):
         return Accepted(msgspec.structs.replace(stored, replayed=True))
     lease = lease_of(kit, stored.principal, stored.session_id)
     if await take(kit, lease):

@@ -1,4 +1,4 @@
-"""A person's answer to a run that waits: bound to the hash of the arguments, counted once, until it expires."""
+"""What a person says to a run: yes or no to what it asks, or that it is to stop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Literal
 import msgspec
 
 from agent_core.engine import keys
+from agent_core.engine.due import moved
 from agent_core.engine.kit import Kit
 from agent_core.engine.points import point
-from agent_core.engine.runs import Run
+from agent_core.engine.runs import Pending, Run
 from agent_core.errors import ConditionError, ConflictError, NotFoundError
 from agent_core.messages import Principal, from_record
-from agent_core.store.base import Key, Update, Version
+from agent_core.store.base import Equals, Key, Update, Version, Write
 
 Decision = Literal["approved", "denied"]
 
@@ -37,12 +38,47 @@ async def decide(kit: Kit, by: Principal, run_id: str, digest: str, decision: De
         raise ConflictError("the question has expired; nothing was done")
     answered = msgspec.structs.replace(question, status=decision, answered_by=by.user, answered_at=now)
     questions = tuple(answered if asked is question else asked for asked in run.questions)
+    after = msgspec.structs.replace(run, questions=questions)
+    told = [] if after.asks_at(now) else await _roused(kit, run)
     point("before answer")
     try:
         await kit.store.write(
-            Update(key, set={"questions": msgspec.to_builtins(questions)}, when=(Version(record.version),))
+            Update(key, set={"questions": msgspec.to_builtins(questions)}, when=(Version(record.version),)),
+            *told,
         )
     except ConditionError as error:
         raise ConflictError("somebody else answered in the same moment; read the run again") from error
     point("after answer")
-    return msgspec.structs.replace(run, questions=questions)
+    return after
+
+
+async def cancel(kit: Kit, run: Run) -> bool:
+    """Have a run stop at its next step, or at once where it waits; False where it has gone on since it was read."""
+    told = await _roused(kit, run) if run.status == "waiting" else []
+    key = Key(keys.run(run.principal.tenant, run.id), keys.RUN)
+    point("before cancel")
+    try:
+        await kit.store.write(
+            Update(key, set={"cancelling": 1}, when=(Equals("status", run.status),)),
+            *told,
+        )
+    except ConditionError:
+        return False
+    point("after cancel")
+    return True
+
+
+async def _roused(kit: Kit, run: Run) -> list[Write]:
+    """The writes that have a waiting run gone on with.
+
+    Whoever holds its session sees that something came before it can let go; and should nobody be there to be woken,
+    the sweeper looks after the run within a lease's time, not only when its questions expire.
+    """
+    partition = keys.session(run.principal, run.session_id)
+    writes: list[Write] = [Update(Key(partition, keys.STATE), set={"v": 1}, add={"arrivals": 1})]
+    page = await kit.store.query(partition, keys.PENDING, limit=1)
+    for record in page.records:
+        item = from_record(Pending, record.fields)
+        if item.run_id == run.id:  # it waits at the head of its inbox
+            writes += moved(record.key, item, run, kit.clock.now() + kit.lease_seconds)
+    return writes

@@ -32,26 +32,36 @@ EXPIRED = "Nobody said yes to this call in time. It was not made."
 class Planned:
     """A tool call and what is to be done about it.
 
-    `begun`: an intent is stored, the tool may have run; `found` is what its lookup says it gave then.
+    `tries` counts the intents that are stored: the tool may have run that often; `found` is what its lookup says it
+    gave then.
     """
 
     number: int
     call: ToolCall
     once: bool = False
-    begun: bool = False
+    tries: int = 0
     stored: Step | None = None
     found: ToolResult | None = None
     refusal: str = ""
     question: Question | None = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether the tool is to be run."""
+        return self.stored is None and self.found is None and not self.refusal
 
-def arguments_hash(call: ToolCall) -> str:
-    """What binds an answer to a call: the tool and its arguments, whatever their spelling."""
+
+def question_hash(plan: Planned) -> str:
+    """What binds an answer to a call: its tool, its arguments, whatever their spelling, and its place in the run.
+
+    The same call at another step, or begun once more, is another question: a person's yes is good for one try.
+    """
     try:
-        arguments = msgspec.json.encode(msgspec.json.decode(call.arguments), order="sorted")
+        arguments = msgspec.json.encode(msgspec.json.decode(plan.call.arguments), order="sorted")
     except msgspec.DecodeError:
-        arguments = call.arguments.encode()
-    return hashlib.sha256(call.name.encode() + b"\n" + arguments).hexdigest()
+        arguments = plan.call.arguments.encode()
+    asked = f"{plan.number}\n{plan.tries}\n{plan.call.name}\n".encode()
+    return hashlib.sha256(asked + arguments).hexdigest()
 
 
 async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolResult]:
@@ -70,20 +80,31 @@ async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolRe
     _ask(attempt, [plan for group in groups for plan in group])
     results: dict[str, ToolResult] = {}
     for planned in groups:
-        intents = [plan for plan in planned if plan.once and not (plan.begun or plan.stored or plan.refusal)]
-        for plan in intents:
-            intent = Step(number=plan.number, kind="tool", name=plan.call.name, call=plan.call)
-            attempt.journal.unsaved.append(intent)
-            point("before intent")
-        await attempt.journal.save()
-        if intents:
-            point("after intent")
         if not all(plan.stored for plan in planned):
-            attempt.check_time()
+            attempt.check_time()  # before the intents: what is handed over was not begun
+        await _intend(attempt, [plan for plan in planned if plan.once and plan.runs])
         steps = await asyncio.gather(*(_tool_step(attempt, plan) for plan in planned))
         results |= {plan.call.id: result for plan, result in zip(planned, steps, strict=True)}
     await attempt.journal.save()
     return [results[call.id] for call in calls]
+
+
+async def _intend(attempt: Attempt, plans: Sequence[Planned]) -> None:
+    """Store that these tools are about to run, together with what was done before them."""
+    for plan in plans:
+        intent = Step(
+            number=plan.number,
+            kind="tool",
+            name=plan.call.name,
+            call=plan.call,
+            fence=attempt.fence,
+            tries=plan.tries + 1,
+        )
+        attempt.journal.unsaved.append(intent)
+        point("before intent")
+    await attempt.journal.save()
+    if plans:
+        point("after intent")
 
 
 async def _plan(attempt: Attempt, number: int, call: ToolCall) -> Planned:
@@ -93,8 +114,9 @@ async def _plan(attempt: Attempt, number: int, call: ToolCall) -> Planned:
     if stored is not None and stored.result is not None:
         return Planned(number, call, stored=stored)
     call = await attempt.bound.plugins.before_tool(call, attempt.turn(number))
-    plan = Planned(number, call, once=tool is not None and tool.effects == "once", begun=stored is not None)
-    if plan.begun:
+    once = tool is not None and tool.effects == "once"
+    plan = Planned(number, call, once=once, tries=max(stored.tries, 1) if stored is not None else 0)
+    if plan.tries:
         return await _recovered(attempt, plan)
     if tool is not None and tool.approval and not attempt.bound.toolbox.refuses(call):
         return _decided(attempt, plan, "approval", DENIED)
@@ -105,6 +127,7 @@ async def _recovered(attempt: Attempt, plan: Planned) -> Planned:
     """The plan for a tool that may have run before a crash: its lookup tells, else a person must."""
     tool = attempt.bound.toolbox.get(plan.call.name)
     if tool is not None and tool.lookup is not None:
+        point("before lookup")
         try:
             return replace(
                 plan, found=await attempt.bound.toolbox.lookup(plan.call, attempt.turn(plan.number))
@@ -118,7 +141,7 @@ def _decided(
     attempt: Attempt, plan: Planned, reason: Literal["approval", "uncertain"], denied: str
 ) -> Planned:
     """The plan after what a person said to the call with just these arguments; unasked, it carries a question."""
-    digest = arguments_hash(plan.call)
+    digest = question_hash(plan)
     now = attempt.clock.now()
     for question in attempt.run.questions:
         if (question.step, question.reason, question.hash) != (plan.number, reason, digest):

@@ -9,16 +9,20 @@ import msgspec
 from agent_core.costs.ledger import ledger_record
 from agent_core.engine import keys
 from agent_core.engine.dead import DeadLetter
+from agent_core.engine.due import entry, moved
 from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.reading import read_run
-from agent_core.engine.runs import Due, Head, Pending, Run
+from agent_core.engine.runs import Head, Pending, Run
 from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError
 from agent_core.messages import Message, Part, Principal, Text, to_record
-from agent_core.store.base import MAX_WRITES, AtMost, Delete, Equals, Key, Put, Update, Write
+from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Put, Update, Write
+
+MAX_MERGED = 20
+"""Messages that may join one run: all of them end with it in one transaction."""
 
 
 class Closing:
@@ -41,7 +45,7 @@ class Closing:
     async def join(self) -> list[Message]:
         """The messages that came since the session was read last; they become part of this run.
 
-        Messages for other agents, and those behind them, keep waiting.
+        Messages for other agents, and those behind them, keep waiting, and so do more than one run may take.
         """
         self._view = await read_view(self._kit.store, self._lease.head.partition, 0)
         known = {self._item.run_id, *(item.run_id for _, item in self._merged)}
@@ -49,7 +53,7 @@ class Closing:
         for key, item in self._view.inbox:
             if item.run_id in known:
                 continue
-            if item.inbound.agent != self._item.inbound.agent:
+            if item.inbound.agent != self._item.inbound.agent or len(self._merged) == MAX_MERGED:
                 break
             self._merged.append((key, item))
             came += item.inbound.messages
@@ -83,45 +87,58 @@ class Closing:
         Raises LeaseLostError where another worker took over: nothing was written then.
         """
         head, run, numbered = self._numbered(run, messages)
-        writes: list[Write] = [
-            *(Put(keys.message(self._lease.head.partition, m.seq), to_record(m)) for m in numbered),
-            *journal.writes(),
-            *self._ending(run, journal),
-        ]
+        ending = self._ending(run, journal)
         joined = await self.merged_runs(run)
         for (key, item), other in zip(self._merged, joined, strict=True):
-            writes += self._closed(key, item, other)
+            ending += self._closed(key, item, other)
         if letter is not None:
-            writes.append(Put(keys.dead(run.principal.tenant, run.id), to_record(letter)))
+            ending.append(Put(keys.dead(run.principal.tenant, run.id), to_record(letter)))
         if head.listed != self._view.head.listed:
-            writes.append(self._listing(head))
-        writes = await self._overflow(writes)
+            ending.append(self._listing(head))
+        told = [Put(keys.message(self._lease.head.partition, m.seq), to_record(m)) for m in numbered]
+        rest = await self._overflow([*told, *journal.writes()], room=MAX_WRITES - 1 - len(ending))
         release = len(self._view.inbox) == 1 + len(self._merged)
         point("before commit")
-        released = await self._write(head, writes, release=release)
+        released = await self._write(head, [*rest, *ending], release=release)
         point("after commit")
         return [run, *joined], released
 
-    async def park(self, run: Run, journal: Journal) -> None:
-        """Let the run wait for a person; its message stays first in the inbox."""
-        until = max(question.expires_at for question in run.questions)
-        due = keys.due(until, run.principal.tenant, run.id)
-        item = msgspec.structs.replace(self._item, due=due.sort)
-        await self._leave(
-            Put(journal.run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
-            Put(self._key, to_record(item)),
-            Delete(Key(keys.DUE, self._item.due)),
-            Put(due, to_record(self._due(run))),
-            *journal.writes(),
+    async def park(self, run: Run, journal: Journal) -> bool:
+        """Let the run wait for a person, first in the inbox as it is; False where it was cancelled meanwhile."""
+        until = max(question.expires_at for question in run.questions if question.status == "asked")
+        steps = await self._overflow(journal.writes(), room=MAX_WRITES - 5)
+        waiting = Put(
+            journal.run_key,
+            to_record(run),
+            when=(AtMost("cancelling", 0),),
+            expires_at=run.created_at + self._kit.run_seconds,
         )
+        try:
+            await self._leave((waiting, *moved(self._key, self._item, run, until), *steps))
+            return True
+        except ConditionError as error:
+            if error.index != 1:
+                raise
+        # It was cancelled in this moment: keep what was done, and have the run end.
+        await self._overflow(steps, room=0)
+        return False
 
-    async def wait_on(self) -> None:
-        """Let go of a session whose first message still waits for a person."""
-        await self._leave()
+    async def wait_on(self) -> bool:
+        """Let go of a session whose first message still waits for a person; False where something came meanwhile."""
+        try:
+            await self._leave((), quiet=True)
+        except ConditionError:
+            return False
+        return True
 
-    async def hand_over(self, journal: Journal) -> None:
-        """Let go of the session in the middle of a run; the journal has all that was done."""
-        await self._leave(*journal.writes())
+    async def hand_over(self, run: Run, journal: Journal) -> None:
+        """Let go of the session in the middle of a run; the journal has all that was done.
+
+        The sweeper goes on with it unless another worker does so within a lease's time.
+        """
+        steps = await self._overflow(journal.writes(), room=MAX_WRITES - 4)
+        at = self._kit.clock.now() + self._lease.seconds
+        await self._leave((*moved(self._key, self._item, run, at), *steps))
 
     def _numbered(self, run: Run, messages: Sequence[Message]) -> tuple[Head, Run, list[Message]]:
         """The messages with their places in the session, and the head and run as they will be."""
@@ -146,8 +163,8 @@ class Closing:
         """What belongs to the end of a run: itself, its ledger and outbox entries; its message leaves the inbox."""
         # A run that answered in spite of being cancelled a moment ago is answered: the answer was paid for.
         ledger = ledger_record(run, journal.steps())
-        entry = Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger))
-        return [entry, *self._closed(self._key, self._item, run)]
+        bill = Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger))
+        return [bill, *self._closed(self._key, self._item, run)]
 
     def _closed(self, key: Key, item: Pending, run: Run) -> list[Write]:
         """A run at its end: its message leaves the inbox, its outbox entry is made."""
@@ -158,15 +175,9 @@ class Closing:
             Delete(Key(keys.DUE, item.due)),
         ]
         if item.inbound.delivery is not None:
-            push = msgspec.structs.replace(self._due(run), kind="push", delivery=item.inbound.delivery)
+            push = msgspec.structs.replace(entry(run), kind="push", delivery=item.inbound.delivery)
             writes.append(Put(push_key(run), to_record(push)))
         return writes
-
-    def _due(self, run: Run) -> Due:
-        principal = run.principal
-        return Due(
-            kind="run", tenant=principal.tenant, user=principal.user, session_id=run.session_id, run_id=run.id
-        )
 
     def _listing(self, head: Head) -> Put:
         fields = {"v": 1, "session_id": self._session_id, "title": head.title, "created_at": head.created_at}
@@ -182,22 +193,22 @@ class Closing:
             "listed": head.listed,
             **self._summary,
         }
-        fence = Equals("fence", self._lease.fence)
         # Whoever releases looks at the inbox again first: the release fails if anything arrived since the query.
         quiet = AtMost("arrivals", self._view.head.arrivals)
+        held = self._lease.held
         now = self._kit.clock.now()
         try:
             if release:
-                update = Update(self._lease.head, set={**fields, "lease_until": 0.0}, when=(fence, quiet))
+                update = Update(self._lease.head, set={**fields, "lease_until": 0.0}, when=(*held, quiet))
                 try:
                     await self._kit.store.write(update, *writes)
                     return True
                 except ConditionError as error:
-                    if error.index != 0 or (error.current or {}).get("fence") != self._lease.fence:
+                    if error.index != 0 or self._lease.lost(error):
                         raise
             # Something waits in the inbox: keep the lease and go on with it.
             update = Update(
-                self._lease.head, set={**fields, "lease_until": now + self._lease.seconds}, when=(fence,)
+                self._lease.head, set={**fields, "lease_until": now + self._lease.seconds}, when=held
             )
             await self._kit.store.write(update, *writes)
             return False
@@ -206,24 +217,32 @@ class Closing:
                 raise
             raise LeaseLostError("another worker took over the session") from error
 
-    async def _leave(self, *writes: Write) -> None:
-        """Release the lease with these writes, whatever waits in the inbox: the first message goes on later."""
-        release = Update(
-            self._lease.head, set={"lease_until": 0.0}, when=(Equals("fence", self._lease.fence),)
-        )
+    async def _leave(self, writes: Sequence[Write], *, quiet: bool = False) -> None:
+        """Release the lease with these writes, whatever waits in the inbox: the first message goes on later.
+
+        With `quiet`, nothing may have come since the session was read. Raises LeaseLostError, or ConditionError where
+        one of the writes must not be.
+        """
+        when: tuple[Condition, ...] = self._lease.held
+        if quiet:
+            when = (*when, AtMost("arrivals", self._view.head.arrivals))
+        release = Update(self._lease.head, set={"lease_until": 0.0}, when=when)
         point("before release")
         try:
             await self._kit.store.write(release, *writes)
         except ConditionError as error:
-            raise LeaseLostError("another worker took over the session") from error
+            if error.index == 0 and self._lease.lost(error):
+                raise LeaseLostError("another worker took over the session") from error
+            raise
         point("after release")
 
-    async def _overflow(self, writes: list[Write]) -> list[Write]:
-        """Write the first messages of a very long run ahead, so that the commit stays within one transaction.
+    async def _overflow(self, writes: list[Write], *, room: int) -> list[Write]:
+        """Write the first messages and steps of a very long run ahead, so that the rest has room in one transaction.
 
-        Until the commit counts them in the head they are not part of the transcript.
+        Until the commit counts them in the head, messages are not part of the transcript. Nothing that ends a run may
+        be among these writes: it counts together with the head, or not at all.
         """
-        while len(writes) > MAX_WRITES - 1:
+        while len(writes) > room:
             ahead, writes = writes[: MAX_WRITES - 1], writes[MAX_WRITES - 1 :]
             point("before overflow")
             try:

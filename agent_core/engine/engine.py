@@ -11,7 +11,7 @@ import msgspec
 
 from agent_core.engine import keys
 from agent_core.engine.accept import accept, lease_of, take
-from agent_core.engine.approvals import Decision, decide
+from agent_core.engine.approvals import Decision, cancel, decide
 from agent_core.engine.dead import DeadLetter, list_dead, read_dead, redrive
 from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
@@ -22,9 +22,9 @@ from agent_core.engine.reading import erase_session, read_all, read_run, recent_
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
-from agent_core.errors import ConditionError, InputError, NotFoundError, RunningError, StoreError
+from agent_core.errors import InputError, NotFoundError, RunningError, StoreError
 from agent_core.messages import Message, Principal, from_record
-from agent_core.store.base import Equals, Key, Update
+from agent_core.store.base import Key
 
 log = logging.getLogger("sampan.engine")
 
@@ -127,9 +127,7 @@ class Engine:
             for event in after(told(run, steps, pieces), last):
                 last = event.id
                 yield event
-            if run.done or (
-                run.status == "waiting" and any(q.open_at(self._clock.now()) for q in run.questions)
-            ):
+            if run.done or run.asks_at(self._clock.now()):
                 return
             await self._clock.sleep(POLL_SECONDS[-1])
 
@@ -202,9 +200,7 @@ class Engine:
             for feed in self._attended.get(session, ()):
                 feed.nudge()
         if not finished:
-            point("before wake")
-            await self.wake(run.principal, run.session_id)
-            point("after wake")
+            await self._wake_soon(run)
         left = self._feeds.get(run.id)
         if left is not None and left.awaited:
             await self._attend(run, left)  # another worker goes on: see it through
@@ -227,7 +223,7 @@ class Engine:
                     await feed.change()
                     continue
                 stored, _ = await read_run(self._store, run.principal.tenant, run.id)
-                if stored.done or stored.status == "waiting":
+                if stored.done or stored.asks_at(self._clock.now()):
                     for event in retold(stored)[1:-1]:
                         feed.emit(event)
                     feed.finish(stored)
@@ -266,6 +262,15 @@ class Engine:
             except StoreError as error:
                 log.warning("session=<%s> | not queued, so worked on here: %s", session_id, error)
         await self.resume(principal, session_id)
+
+    async def _wake_soon(self, run: Run) -> None:
+        """Have a run's session worked on now; where that fails, the sweeper does it within a lease's time."""
+        point("before wake")
+        try:
+            await self.wake(run.principal, run.session_id)
+        except StoreError as error:
+            log.warning("session=<%s> | not woken, left to the sweeper: %s", run.session_id, error)
+        point("after wake")
 
     async def _take_up(
         self, principal: Principal, session_id: str, stop_at: float
@@ -311,10 +316,8 @@ class Engine:
     async def _decide(self, principal: Principal, run_id: str, digest: str, status: Decision) -> Run:
         self._own(principal, await self.run(principal, run_id))
         run = await decide(self._kit, principal, run_id, digest, status)
-        if not any(question.open_at(self._clock.now()) for question in run.questions):
-            point("before wake")
-            await self.wake(run.principal, run.session_id)
-            point("after wake")
+        if not run.asks_at(self._clock.now()):
+            await self._wake_soon(run)
         return run
 
     # What was given up
@@ -363,13 +366,10 @@ class Engine:
     async def cancel(self, principal: Principal, run_id: str) -> Run:
         """Ask a run to stop at its next step; a run that has ended stays as it is."""
         run = await self.run(principal, run_id)
-        if run.done:
-            return run
-        key = Key(keys.run(principal.tenant, run_id), keys.RUN)
-        try:
-            await self._store.write(Update(key, set={"cancelling": 1}, when=(Equals("status", run.status),)))
-        except ConditionError:
-            return await self.run(principal, run_id)
+        while not run.done and not await cancel(self._kit, run):
+            run = await self.run(principal, run_id)
+        if run.status == "waiting":
+            await self._wake_soon(run)
         return run
 
     async def sessions(self, principal: Principal, *, limit: int = 50, before: str = "") -> list[Session]:

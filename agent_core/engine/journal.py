@@ -12,7 +12,7 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Run, Step
 from agent_core.errors import CancelledError, ConditionError, InterruptedByMessageError, LeaseLostError
 from agent_core.messages import to_record
-from agent_core.store.base import AtMost, Key, Put, Store, Update, Write
+from agent_core.store.base import MAX_WRITES, AtMost, Key, Put, Store, Update, Write
 
 
 class Journal:
@@ -49,30 +49,32 @@ class Journal:
 
     def writes(self) -> list[Write]:
         """The writes that store the unsaved steps."""
-        return [
-            Put(keys.step(self._partition, step.number), to_record(step), expires_at=self._expires_at)
-            for step in self.unsaved
-        ]
+        return [self._write(step) for step in self.unsaved]
+
+    def _write(self, step: Step) -> Write:
+        return Put(keys.step(self._partition, step.number), to_record(step), expires_at=self._expires_at)
 
     async def save(self) -> None:
-        """Store the unsaved steps in one round trip, and renew the lease with it.
+        """Store the unsaved steps, in one round trip unless they are very many, and renew the lease with it.
 
         Raises LeaseLostError where another worker took over, CancelledError where the run was cancelled meanwhile or
         a newer message interrupts it.
         """
-        if not self.unsaved:
-            return
-        done = max(step.number for step in self.unsaved)
+        while self.unsaved:
+            await self._save(self.unsaved[: MAX_WRITES - 2])
+
+    async def _save(self, steps: list[Step]) -> None:
+        done = max(step.number for step in steps)
         progress = {"status": "running", "steps": done}
         point("before journal")
         try:
             await self._store.write(
                 self._lease.step(self._clock.now()),
                 Update(self.run_key, set=progress, when=(AtMost("cancelling", 0),)),
-                *self.writes(),
+                *map(self._write, steps),
             )
         except ConditionError as error:
-            if error.index == 0 and (error.current or {}).get("fence") == self._lease.fence:
+            if error.index == 0 and not self._lease.lost(error):
                 raise InterruptedByMessageError(
                     "a newer message of the session interrupted the run"
                 ) from error
@@ -80,8 +82,8 @@ class Journal:
                 raise LeaseLostError("another worker took over the session") from error
             raise CancelledError("the run was cancelled") from error
         point("after journal")
-        self._stored.update({step.number: step for step in self.unsaved})
-        self.unsaved.clear()
+        self._stored.update({step.number: step for step in steps})
+        del self.unsaved[: len(steps)]
 
     async def save_piece(self, step: int, fence: int, at: int, text: str) -> None:
         """Store a piece of a text that is still streaming, for those who read it in another process."""

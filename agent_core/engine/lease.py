@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent_core.errors import ConditionError
 from agent_core.store.base import AtMost, Equals, Key, Update
 
 
@@ -16,6 +17,19 @@ class Lease(msgspec.Struct, kw_only=True):
     fence: int = 0
     interrupts: int = 0
 
+    @property
+    def held(self) -> tuple[Equals, Equals]:
+        """What must hold for every write of this worker.
+
+        The owner too: a session that was erased counts its fences from 1 again.
+        """
+        return (Equals("fence", self.fence), Equals("owner", self.owner))
+
+    def lost(self, error: ConditionError) -> bool:
+        """Whether a write to the head failed since another worker has the session now, or it was erased."""
+        current = error.current or {}
+        return (current.get("fence"), current.get("owner")) != (self.fence, self.owner)
+
     def taking(self, now: float, **fields: str | float) -> Update:
         """The write that takes the lease, if nobody holds it."""
         return Update(
@@ -27,7 +41,7 @@ class Lease(msgspec.Struct, kw_only=True):
 
     def renewal(self, now: float) -> Update:
         """The write that keeps the lease, and fails once it is lost."""
-        return Update(self.head, set={"lease_until": now + self.seconds}, when=(Equals("fence", self.fence),))
+        return Update(self.head, set={"lease_until": now + self.seconds}, when=self.held)
 
     def step(self, now: float) -> Update:
         """The write that keeps the lease over a step, and fails too where a newer message interrupts the run."""

@@ -60,8 +60,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known.
 
-    A tool's step without a `result` is an intent: the tool may have run, or not. `fence` is that of the attempt that
-    did it.
+    A tool's step without a `result` is an intent: the tool may have run, or not; `tries` counts how often it was begun.
+    `fence` is that of the attempt that did it.
     """
 
     number: int
@@ -75,14 +75,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: float = 0.0
     finished_at: float = 0.0
     fence: int = 0
+    tries: int = 0
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run asks a person before it goes on: may this tool call be made?
 
-    `arguments` are those the server will use, `hash` binds an answer to them; an answer counts once and until
-    `expires_at`. `reason` is "approval" where the tool wants it, or "uncertain" where a crash left it open whether
-    the tool has run: approving has it run now, denying leaves it.
+    `arguments` are those the server will use, `hash` binds an answer to them and to this one asking; an answer counts
+    once and until `expires_at`. `reason` is "approval" where the tool wants it, or "uncertain" where a crash left it
+    open whether the tool has run: approving has it run now, denying leaves it.
     """
 
     step: int
@@ -135,6 +136,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def done(self) -> bool:
         """Whether the run has come to its end."""
         return self.status in ("succeeded", "failed", "cancelled")
+
+    def asks_at(self, now: float) -> bool:
+        """Whether the run waits for a person who can still answer; else a worker goes on with it."""
+        if self.status != "waiting" or self.cancelling:
+            return False
+        return any(question.open_at(now) for question in self.questions)
 
 
 EventType = Literal[

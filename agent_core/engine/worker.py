@@ -35,7 +35,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import Finish, Message, Principal, from_record
-from agent_core.store.base import AtMost, Equals, Update
+from agent_core.store.base import AtMost, Update
 
 log = logging.getLogger("sampan.engine")
 
@@ -104,12 +104,11 @@ class Worker:
         feed = self._kit.feeds.get(run.id) or Feed()
         feed.wanted = feed.wanted or item.inbound.stream
         closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
-        if run.status == "waiting" and any(
-            question.open_at(self._kit.clock.now()) for question in run.questions
-        ):
-            await closing.wait_on()
-            self._tell(run)
-            return True
+        if run.asks_at(self._kit.clock.now()):
+            left = await closing.wait_on()
+            if left:
+                self._tell(run)
+            return left
         try:
             return await self._answer(view, item, run, steps, feed, closing)
         except (LeaseLostError, HandOver, asyncio.CancelledError):
@@ -153,15 +152,16 @@ class Worker:
         )
         try:
             messages, ended = await self._performed(attempt, gone=bound is None)
-        except Parked as parked:
+        except Parked as asks:
             waiting = msgspec.structs.replace(
-                run, status="waiting", questions=parked.questions, steps=len(journal.steps())
+                run, status="waiting", questions=asks.questions, steps=len(journal.steps())
             )
-            await closing.park(waiting, journal)
-            self._tell(waiting)
-            return True
+            parked = await closing.park(waiting, journal)
+            if parked:
+                self._tell(waiting)
+            return parked
         except HandOver:
-            await closing.hand_over(journal)
+            await closing.hand_over(run, journal)
             raise
         closing.summarised(attempt.summary, attempt.covered)
         runs, released = await closing.commit(ended, messages, journal)
@@ -243,12 +243,12 @@ class Worker:
 
     async def _release(self, arrivals: int) -> bool:
         """Let go of a session with nothing to do; False when something arrived in the same moment."""
-        quiet = (Equals("fence", self._lease.fence), AtMost("arrivals", arrivals))
+        quiet = (*self._lease.held, AtMost("arrivals", arrivals))
         point("before release")
         try:
             await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=quiet))
         except ConditionError as error:
-            if (error.current or {}).get("fence") != self._lease.fence:
+            if self._lease.lost(error):
                 raise LeaseLostError("another worker took over the session") from error
             return False
         point("after release")
@@ -256,10 +256,10 @@ class Worker:
 
     async def _release_to_next(self) -> None:
         """Let go with messages still waiting, for a worker with more time."""
-        fence = (Equals("fence", self._lease.fence),)
+        held = self._lease.held
         point("before release")
         try:
-            await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=fence))
+            await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=held))
         except ConditionError as error:
             raise LeaseLostError("another worker took over the session") from error
         point("after release")

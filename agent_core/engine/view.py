@@ -9,8 +9,11 @@ from agent_core.engine.runs import Head, Pending
 from agent_core.messages import Message, from_record
 from agent_core.store.base import Key, Record, Store
 
-ROOM_FOR_INBOX = 12
-"""Records read beyond the history in the first query: the head and what usually waits in an inbox."""
+ROOM_FOR_INBOX = 4
+"""Records read beyond the history by one query: the head and what usually waits in an inbox.
+
+Each costs something, in CPU and where reads are billed; an inbox with more in it costs a second query.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ async def read_view(store: Store, partition: str, history: int, *, whole: bool =
         )
         records += page.records
         after = page.after
-        if not after or _enough(records, whole):
+        if not after or _enough(records, history, whole):
             break
     head = Head()
     inbox: list[tuple[Key, Pending]] = []
@@ -51,12 +54,14 @@ async def read_view(store: Store, partition: str, history: int, *, whole: bool =
     return View(head, tuple(reversed(inbox)), tuple(reversed(messages)))
 
 
-def _enough(records: list[Record], whole: bool) -> bool:
+def _enough(records: list[Record], history: int, whole: bool) -> bool:
     """Whether the inbox was read to its end and the messages far enough."""
     last = records[-1].key.sort
     if not last.startswith(keys.MESSAGE):
         return False
-    return not whole or _seq(last) <= int(records[0].fields.get("covered", 0))
+    if _seq(last) <= int(records[0].fields.get("covered", 0)):
+        return True
+    return not whole and sum(record.key.sort.startswith(keys.MESSAGE) for record in records) >= history
 
 
 def _seq(sort: str) -> int:

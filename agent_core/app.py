@@ -162,7 +162,7 @@ def build_app(
     clock = clock or SystemClock()
     wire = wire or make_wire(settings, clock)
     store = store or make_store(settings, clock)
-    blobs = blobs or make_blobs(settings)
+    blobs = blobs or make_blobs(settings, clock)
     found = list(agents) if agents is not None else load_agents(settings)
     if not found:
         raise ConfigError(
@@ -261,6 +261,13 @@ def make_queue(settings: Settings, clock: Clock) -> Queue | None:
         from agent_core.queues.sqlite import SqliteQueue
 
         return SqliteQueue(Path(settings.data) / "queue.db", clock)
+    if settings.queue == "sqs":
+        from agent_core.aws.services import make_client, sqs
+        from agent_core.queues.sqs import SqsQueue, rules_of
+
+        url = settings.queue_url
+        service = sqs(make_client(settings, clock, _plain_wire(settings)), url)
+        return SqsQueue(service, url, rules_of(url), dead_url=settings.dead_queue_url)
     return None
 
 
@@ -272,8 +279,14 @@ def _times(when: str, zone: str) -> Times:
     return parse(when, zone)
 
 
-def make_blobs(settings: Settings) -> Blobs:
-    """The blobs that go with the store. Imported only when chosen, for cold start."""
+def make_blobs(settings: Settings, clock: Clock) -> Blobs:
+    """The blobs of the bucket that is set, else those that go with the store. Imported only when chosen."""
+    if settings.bucket:
+        from agent_core.aws.services import bucket_url, make_client
+        from agent_core.blobs.s3 import S3Blobs
+
+        client = make_client(settings, clock, _plain_wire(settings))
+        return S3Blobs(client, bucket_url(settings, client.region))
     if settings.store == "memory":
         from agent_core.blobs.memory import MemoryBlobs
 

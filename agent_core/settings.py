@@ -103,8 +103,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     aws_instance_metadata: bool = False
     """Whether an EC2 instance's metadata service (IMDSv2) is asked for credentials."""
 
-    queue: Literal["", "sqlite", "memory"] = ""
-    """Queue that wakes workers: `sqlite` (in the data folder) or `memory`; unset, `sampan run` takes the store's kind."""
+    queue: Literal["", "sqlite", "sqs", "memory"] = ""
+    """Queue that wakes workers: `sqlite`, `sqs` or `memory`; unset, `sampan run` takes the store's kind."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""

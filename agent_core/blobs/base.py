@@ -12,6 +12,11 @@ from agent_core.errors import InputError, NotFoundError
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
+# Capitals are not among them: on some disks they are the same as small letters, and tenants must not meet.
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+_LONGEST = 200
+"""Characters of a folder's name; file systems take 255 bytes."""
+
 
 class Blob(msgspec.Struct, frozen=True):
     """Bytes and their media type."""
@@ -39,6 +44,15 @@ def check_media_type(media_type: str) -> None:
         raise InputError(
             "a media type is one line of at most 255 printable ASCII characters", field="$.media_type"
         )
+
+
+def plain_name(text: str) -> str:
+    """Any text as a file name: no two texts get the same one, on any file system and in any bucket."""
+    try:
+        name = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in text.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(f"a tenant or session holds half a surrogate pair: {error.reason}") from None
+    return name if len(name) <= _LONGEST else f"{name[:100]}+{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 class Blobs(Protocol):

@@ -11,13 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent_core.blobs.base import Blob, check_media_type, reference, split_reference
-from agent_core.errors import InputError, NotFoundError, StoreError
-
-# Capitals are not among them: on some disks they are the same as small letters, and tenants must not meet.
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
-_LONGEST = 200
-"""Characters of a folder's name; file systems take 255 bytes."""
+from agent_core.blobs.base import Blob, check_media_type, plain_name, reference, split_reference
+from agent_core.errors import NotFoundError, StoreError
 
 _TRIES = 20
 
@@ -65,7 +60,7 @@ class FolderBlobs:
         """Nothing to let go of."""
 
     def _folder(self, tenant: str, session: str) -> Path:
-        return self._path / f"t-{_quoted(tenant)}" / f"s-{_quoted(session)}"
+        return self._path / f"t-{plain_name(tenant)}" / f"s-{plain_name(session)}"
 
 
 def _put(folder: Path, name: str, content: bytes) -> None:
@@ -130,15 +125,6 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _quoted(text: str) -> str:
-    """Any text as a file name: no two texts get the same one, on any file system."""
-    try:
-        name = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in text.encode())
-    except UnicodeEncodeError as error:
-        raise InputError(f"a tenant or session holds half a surrogate pair: {error.reason}") from None
-    return name if len(name) <= _LONGEST else f"{name[:100]}+{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ from pathlib import Path
 from agent_core.aws.client import AwsClient, JsonService
 from agent_core.aws.credentials import Chain, Given
 from agent_core.aws.sigv4 import Credentials
+from agent_core.blobs.s3 import S3Blobs
 from agent_core.clock import Clock
+from agent_core.queues.base import Rules
+from agent_core.queues.sqs import SqsQueue
 from agent_core.store.dynamodb import DynamoStore
 from agent_core.testing import ManualClock
 from agent_core.wire.httpcore import HttpcoreWire
@@ -80,6 +83,34 @@ class Emulator:
         answer = self._control.getresponse()
         body = answer.read()
         assert answer.status == 200, body
+
+    def blobs(self, clock: Clock, *, prefix: str = "") -> S3Blobs:
+        """Blobs in a new bucket. Whoever opens them closes them."""
+        bucket = f"bucket-{self.name()}"
+        self.put(f"/{bucket}")
+        return S3Blobs(self.client(clock), f"{self.url}/{bucket}", prefix=prefix)
+
+    def queue(self, clock: Clock, rules: Rules) -> SqsQueue:
+        """A new queue with these rules, and its dead-letter queue. Whoever opens it closes it."""
+        dead_url, more = "", {}
+        if rules.max_receives:
+            dead_url = self._make_queue(rules.for_dead(), {})
+            target = f"arn:aws:sqs:{REGION}:123456789012:{dead_url.rpartition('/')[2]}"
+            policy = {"deadLetterTargetArn": target, "maxReceiveCount": str(rules.max_receives)}
+            more = {"RedrivePolicy": json.dumps(policy)}
+        return SqsQueue(self.sqs(clock), self._make_queue(rules, more), rules, dead_url=dead_url)
+
+    def _make_queue(self, rules: Rules, more: dict[str, str]) -> str:
+        attributes = {
+            "VisibilityTimeout": str(rules.visibility_seconds),
+            "DelaySeconds": str(rules.delay_seconds),
+            "MessageRetentionPeriod": str(rules.retention_seconds),
+            **({"FifoQueue": "true"} if rules.fifo else {}),
+            **more,
+        }
+        name = self.name() + (".fifo" if rules.fifo else "")
+        made = self.ask("sqs", "AmazonSQS.CreateQueue", {"QueueName": name, "Attributes": attributes})
+        return str(made["QueueUrl"])
 
     def set_time(self, now: float) -> None:
         """SQS goes by this time from now on."""

@@ -12,6 +12,7 @@ from moto.dynamodb import comparisons
 from moto.dynamodb.exceptions import ItemSizeTooLarge
 from moto.dynamodb.models.dynamo_type import DynamoType, LimitedSizeDict
 from moto.dynamodb.models.utilities import bytesize
+from moto.sqs.models import Message
 
 MAX_ITEM = 400 * 1024
 
@@ -49,9 +50,15 @@ class _Sized(LimitedSizeDict):
         dict.__setitem__(self, key, value)
 
 
+def _visible(message: Any) -> bool:
+    """A message is there again when its time has come, not after it."""
+    return bool(utils.unix_time_millis() >= message.visible_at)
+
+
 def put_right() -> None:
     """Change moto in this process."""
     utils.utcnow = _now
+    Message.visible = property(_visible)
     LimitedSizeDict.__setitem__ = _Sized.__setitem__
     for name, compare in {
         "OpEqual": operator.eq,

@@ -1,6 +1,6 @@
 """A moto server on a free port of loopback whose time is set by the tests: `python -m tests.aws.server`.
 
-DynamoDB calls go one after the other, as moto does not lock its tables and real ones are atomic. POST /clock with the
+Calls of DynamoDB and SQS go one after the other: moto locks nothing, and the real ones are atomic. POST /clock with the
 seconds since 1970 sets the time that SQS goes by; without it, time passes.
 """
 
@@ -40,7 +40,7 @@ class Timed:
             set_time(float(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))))
             start_response("200 OK", [("content-length", "0")])
             return [b""]
-        if environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
+        if "HTTP_X_AMZ_TARGET" in environ:
             with _one_at_a_time:
                 return [b"".join(self._app(environ, start_response))]
         return self._app(environ, start_response)

@@ -13,6 +13,8 @@ from agent_core.blobs.base import Blob, Blobs
 from agent_core.blobs.folder import FolderBlobs
 from agent_core.blobs.memory import MemoryBlobs
 from agent_core.errors import InputError, NotFoundError
+from agent_core.testing import ManualClock
+from tests.aws.emulator import Emulator
 
 NAMES = [
     "plain",
@@ -39,9 +41,14 @@ NAMES = [
 ]
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(params=["memory", "folder", "s3"])
 async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Blobs]:
-    blobs: Blobs = MemoryBlobs() if request.param == "memory" else FolderBlobs(tmp_path / "blobs")
+    blobs: Blobs
+    if request.param == "s3":
+        emulator: Emulator = request.getfixturevalue("emulator")
+        blobs = emulator.blobs(ManualClock(jump=True))
+    else:
+        blobs = MemoryBlobs() if request.param == "memory" else FolderBlobs(tmp_path / "blobs")
     yield blobs
     await blobs.close()
 

@@ -7,6 +7,8 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -14,6 +16,8 @@ import msgspec
 from agent_core.agent import Agent, Responder
 from agent_core.app import App, build_app
 from agent_core.clock import Clock, sortable_id
+from agent_core.engine.replay import Recording, describe, replay
+from agent_core.messages import from_json
 from agent_core.models.scripted import ScriptedModel
 from agent_core.settings import Settings
 from agent_core.store.base import Fields, Key, Page, Record, Store, Write
@@ -26,6 +30,7 @@ __all__ = [
     "ManualClock",
     "ScriptedModel",
     "ScriptedWire",
+    "assert_replays",
     "test_app",
 ]
 
@@ -44,6 +49,23 @@ def test_app(
 
 
 test_app.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test by its name
+
+
+def assert_replays(path: str | Path, target: Agent | App) -> None:
+    """Run a recording of `sampan replay --save` again: no model and no tool is called.
+
+    Raises AssertionError where the agent of today would send its model, or its tools, something else than was recorded;
+    it says at which step and what. Not for use where an event loop runs: the test is a plain function.
+    """
+    recording = from_json(Recording, Path(path).read_bytes())
+    if isinstance(target, Agent):
+        # Any model will do, since none is called: so the test needs no key and no weights.
+        compaction = replace(target.compaction, model=None) if target.compaction else None
+        target = test_app(replace(target, model=ScriptedModel([]), compaction=compaction))
+    bound = target.engine.agents.get(recording.run.agent)
+    assert bound is not None, f"{path} is of the agent {recording.run.agent!r}, which is not here"
+    _, found = asyncio.run(replay(recording, bound, target.blobs))
+    assert not found, f"{path}: the agent behaves otherwise\n" + "\n".join(describe(one) for one in found)
 
 
 Verb = Literal["get", "query", "write", "add"]

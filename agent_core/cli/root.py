@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agent_core.cli import ask, batch, chat, doctor, new, run, runs, sessions
+from agent_core.cli import ask, batch, chat, dead, doctor, new, replay, run, runs, schedules, sessions
 from agent_core.cli.extras import remedy
 from agent_core.cli.screen import complain, installed_version, say
 from agent_core.errors import AgentError, ConfigError
@@ -27,8 +27,11 @@ app.command()(ask.ask)
 app.command()(chat.chat)
 app.command()(batch.batch)
 app.command()(doctor.doctor)
+app.command()(replay.replay)
 app.add_typer(runs.app, name="runs")
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(dead.app, name="dead")
 
 
 def _version(wanted: bool) -> None:

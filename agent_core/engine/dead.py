@@ -100,7 +100,7 @@ def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
     return [
         Update(
             run,
-            set={"status": "queued", "failure": None, "finished_at": 0.0},
+            set={"status": "queued", "failure": None, "finished_at": 0.0, "brought_back_at": kit.clock.now()},
             when=(Equals("status", "failed"),),
         ),
         Update(Key(pending.partition, keys.STATE), set={"v": 1}, add={"arrivals": 1}),

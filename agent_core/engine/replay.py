@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from difflib import unified_diff
 from typing import Any
 
 import msgspec
@@ -19,7 +20,6 @@ from agent_core.engine.attempt import Attempt, Parked
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.journal import Journal
-from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.limits import Meter
 from agent_core.engine.loop import perform
@@ -37,7 +37,7 @@ from agent_core.messages import (
     Turn,
     from_record,
 )
-from agent_core.store.base import Key
+from agent_core.store.base import Key, Store
 from agent_core.store.memory import MemoryStore
 from agent_core.tools.base import Tool
 
@@ -63,16 +63,16 @@ class Different(msgspec.Struct, frozen=True):
     now: Any
 
 
-async def record(kit: Kit, tenant: str, run_id: str, history: int) -> Recording:
+async def record(store: Store, tenant: str, run_id: str, history: int) -> Recording:
     """The recording of a run that has ended, without its prompts: `replay` makes them.
 
     Raises NotFoundError, or ConflictError for a run that has not ended.
     """
-    run, steps = await read_run(kit.store, tenant, run_id)
+    run, steps = await read_run(store, tenant, run_id)
     if not run.done:
         raise ConflictError(f"run {run_id} is {run.status}; only a run that has ended can be replayed")
     partition = keys.session(run.principal, run.session_id)
-    page = await kit.store.query(partition, keys.MESSAGE, limit=1000, reverse=True)
+    page = await store.query(partition, keys.MESSAGE, limit=1000, reverse=True)
     messages = [from_record(Message, stored.fields) for stored in reversed(page.records)]
     own = [message for message in messages if message.run_id == run_id]
     first = min((message.seq for message in own), default=0)
@@ -129,6 +129,21 @@ def _compared(recorded: tuple[dict[str, Any], ...], now: tuple[dict[str, Any], .
     if len(recorded) != len(now):
         found.append(Different(min(len(recorded), len(now)) + 1, "model calls", len(recorded), len(now)))
     return found
+
+
+def describe(found: Different) -> str:
+    """A difference for people: where it is, and which lines went and came."""
+    old, new = (_lines(side) for side in (found.recorded, found.now))
+    changed = [
+        line for line in unified_diff(old, new, n=0, lineterm="") if not line.startswith(("---", "+++", "@@"))
+    ]
+    return "\n".join([f"step {found.step}, {found.place}:", *(f"  {line}" for line in changed)])
+
+
+def _lines(side: Any) -> list[str]:
+    if isinstance(side, str):
+        return side.splitlines()
+    return msgspec.json.format(msgspec.json.encode(side), indent=1).decode().splitlines()
 
 
 def shown(prompt: Prompt) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
     `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
-    is never silently too low. Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an
+    is never silently too low. `brought_back_at` is when it was a dead letter no longer. Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an
     idempotency key that this is the answer given before.
     """
 
@@ -129,6 +129,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure: Failure | None = None
     questions: tuple[Question, ...] = ()
     cancelling: int = 0
+    brought_back_at: float = 0.0
     metadata: dict[str, str] = {}
     replayed: bool = False
 

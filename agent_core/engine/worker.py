@@ -143,7 +143,7 @@ class Worker:
             clock=kit.clock,
             blobs=kit.blobs,
             prices=kit.prices,
-            meter=Meter(bound.limits if bound else Limits(), _began(run)),
+            meter=Meter(bound.limits if bound else Limits(), _began(run, steps, kit.clock.now())),
             stop_at=self._stop_at,
             fence=self._lease.fence,
             summary=view.head.summary,
@@ -265,9 +265,13 @@ class Worker:
         point("after release")
 
 
-def _began(run: Run) -> float:
-    """When the run's time began to count: at its making, or at a person's last answer."""
-    return max(run.created_at, *(question.answered_at for question in run.questions), 0.0)
+def _began(run: Run, steps: tuple[Step, ...], now: float) -> float:
+    """When the run's time began to count: at its first step, at a person's last answer, or when it was brought back.
+
+    How long it waited until somebody worked on it does not count.
+    """
+    first = min((step.started_at for step in steps if step.started_at), default=now)
+    return max(first, run.brought_back_at, *(question.answered_at for question in run.questions))
 
 
 def _ended(

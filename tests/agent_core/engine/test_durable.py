@@ -367,3 +367,33 @@ async def test_merged_messages_join_the_next_model_call_and_get_its_answer() -> 
     page = await app.engine.session(ME, "s")
     assert [m.text for m in page.messages if m.text] == ["First", "And this", "Answer to both."]
     assert (await world.store.query(keys.DUE)).records == ()
+
+
+async def test_the_time_a_run_waits_for_a_worker_does_not_count() -> None:
+    world = World()
+    app = world.start("Hello.", limits=Limits(seconds=60))
+    run = await app.engine.submit(said("Hi", session_id="s"), work=False)
+    world.clock.advance(3600)
+    await app.engine.sweep()
+    await app.engine.drain()
+    assert (await app.engine.run(ME, run.id)).status == "succeeded"
+
+
+async def test_a_dead_letter_is_brought_back_with_its_time_begun_anew() -> None:
+    world, bank = World(), Bank(hangs=True)
+    await world.died_in_tool(bank, bank.pay("repeatable"))
+    app = world.start("Done.", tools=[bank.pay("repeatable")], limits=Limits(seconds=60))
+
+    async def nobody(principal: Principal, session_id: str) -> None:
+        """Whoever is woken dies at once."""
+
+    app.engine._wake = nobody
+    while not (await app.engine.sweep()).given_up:
+        world.clock.advance(61)
+    app.engine._wake = None
+    world.clock.advance(3600)
+    letter = await app.engine.redrive(ME, keys.run_id(ME, "k"))
+    await app.engine.drain()
+    run = await app.engine.run(ME, letter.run_id)
+    assert (run.status, run.steps) == ("succeeded", 3)
+    world.model.assert_used_up()

@@ -30,7 +30,7 @@ async def recorded() -> Recording:
     app = test_app(agent("Hello.", asks, "Sunny."))
     await app.engine.answer(Inbound(messages=(Message.of("user", "Hi"),), session_id="s"))
     run = await app.engine.answer(Inbound(messages=(Message.of("user", "Weather?"),), session_id="s"))
-    recording = await record(app.engine._kit, Principal().tenant, run.id, 40)
+    recording = await record(app.store, Principal().tenant, run.id, 40)
     steps: list[Step] = []
     prompts, found = await replay(
         recording, app.engine.agents["assistant"], app.blobs, lambda step, _: steps.append(step)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from agent_core.agent import Agent, Responder
+from agent_core.batches.runner import LEASE_SECONDS
 from agent_core.batches.service import Batches
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock, SystemClock
@@ -26,6 +27,7 @@ from agent_core.engine.sweeper import Swept
 from agent_core.errors import ConfigError, StoreError
 from agent_core.loader import load_agents
 from agent_core.models.base import Model
+from agent_core.models.batching import PrefetchedModel
 from agent_core.models.catalog import make_model, resolve
 from agent_core.plugins.chain import PluginChain
 from agent_core.plugins.loader import load_plugins
@@ -88,6 +90,7 @@ class App:
             self.clock,
             line_formats(self.engine.agents, self.settings.data_class),
             max_bytes=self.settings.max_batch_bytes,
+            lease_seconds=min(LEASE_SECONDS, self.settings.lease_seconds),
         )
 
     async def look_after_batch(self, key: Key, due: Due) -> None:
@@ -365,7 +368,9 @@ def _model(
     spec = resolve(wanted, settings)
     key = repr(spec)
     if key not in models:
-        models[key] = make_model(spec, settings, wire, clock)
+        model = make_model(spec, settings, wire, clock)
+        found = getattr(model, "batches", None)
+        models[key] = PrefetchedModel(model, found) if found else model
     return models[key]
 
 

@@ -2,6 +2,7 @@
 
 <tenant>/batch/<batch>    batch             the batch, its counters and its lease
                           segment/<number>  a run of its lines, in a blob; its results, in another
+                          job/<number>      some of its segments at the provider's batch endpoint
 <tenant>/batches/<user>   <made>/<batch>    the list of a user's batches
 """
 
@@ -85,7 +86,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Some lines of a batch, in a blob, byte for byte as they came, blank ones too.
 
     `first` is the number of its first line, from 1; `size` counts its bytes. `results` names the blob of what came of
-    the lines that are not blank, once all are done.
+    the lines that are not blank, once all are done, `answers` that of what the provider's batch endpoint gave.
     """
 
     number: int
@@ -94,6 +95,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int
     source: str
     results: str = ""
+    answers: str = ""
 
 
 def batch_key(tenant: str, batch_id: str) -> Key:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from agent_core.batches.formats import LineFormat
+from agent_core.batches.provider import ProviderBatch
 from agent_core.batches.records import Batch, Segment, batch_key, blob_session, segment_key
 from agent_core.batches.upload import JSONL
 from agent_core.blobs.base import Blobs
@@ -31,6 +32,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import from_record, to_record
+from agent_core.models.batching import given
 from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Store, Update
 
 log = logging.getLogger("sampan.batches")
@@ -56,6 +58,7 @@ class _Work:
     lines: list[bytes]
     results: list[bytes] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    answers: dict[int, bytes] = field(default_factory=dict)
     left: int = 0
 
 
@@ -145,16 +148,22 @@ class _Run:
         self._places = asyncio.Semaphore(batch.concurrency)
         self._ahead = asyncio.Semaphore(SEGMENTS_AHEAD)
         self._open: list[_Work] = []
+        self._provider = ProviderBatch(
+            store, blobs, clock, format, batch, engine.agents, engine.default_agent
+        )
         self._spent = batch.cost
         self._stop: AgentError | None = (
             CancelledError("the batch was cancelled") if batch.cancelling else None
         )
         self._lost = False
+        self._left = False
 
     async def keep_lease(self, seconds: float) -> None:
         """Renew the lease until cancelled, tell how far the work is, and learn of a wish to cancel."""
         while True:
             await self._clock.sleep(seconds / BEATS)
+            if self._left:
+                return
             try:
                 until = self._clock.now() + seconds
                 fields = {"lease_until": until, **self._progress(self._open)}
@@ -169,10 +178,12 @@ class _Run:
             if record is not None and record.fields.get("cancelling"):
                 self._stop = CancelledError("the batch was cancelled")
 
-    async def let_go(self) -> None:
-        """Release the lease in the middle, so that another worker need not wait for its end."""
+    async def let_go(self, seconds: float = 0.0) -> None:
+        """Release the lease in the middle, to be taken by anybody, or when these seconds are over."""
+        self._left = True
+        until = self._clock.now() + seconds if seconds else 0.0
         try:
-            await self._store.write(Update(self._key, set={"lease_until": 0.0}, when=(self._fence,)))
+            await self._store.write(Update(self._key, set={"lease_until": until}, when=(self._fence,)))
         except StoreError as error:
             log.warning("batch=<%s> | lease not released: %s", self._batch.id, error)
 
@@ -186,7 +197,11 @@ class _Run:
         return Equals("fence", self._batch.fence)
 
     async def work(self) -> Batch:
-        """Run all segments that have no results yet, then end the batch."""
+        """Run all segments that have no results yet, then end the batch; or let go of it till the provider is done."""
+        wait = await self._provider.advance()
+        if wait:
+            await self.let_go(wait)
+            return self._batch
         async with asyncio.TaskGroup() as group:
             for number in range(self._batch.segments):
                 await self._ahead.acquire()
@@ -212,7 +227,11 @@ class _Run:
             return None
         lines = (await self._blobs.get(tenant, segment.source)).data.split(b"\n")
         work = _Work(
-            segment, lines, results=[b""] * len(lines), left=sum(bool(line.strip()) for line in lines)
+            segment,
+            lines,
+            results=[b""] * len(lines),
+            answers=await self._provider.given(segment),
+            left=sum(bool(line.strip()) for line in lines),
         )
         self._open.append(work)
         return work
@@ -230,11 +249,15 @@ class _Run:
     async def _answered(self, work: _Work, number: int, line: bytes) -> dict[str, Any]:
         if self._lost:
             raise LeaseLostError("another worker took over the batch")
-        if self._stop is not None:
+        answer = work.answers.pop(number, b"")
+        if self._stop is not None and not answer:  # what was paid for is taken in any case
             work.counts["skipped"] += 1
             return self._format.refusal(number, line, self._stop)
         try:
-            run = await self._run(self._format.read(self._batch, line), number)
+            inbound = self._format.read(self._batch, line)
+            if answer:
+                given.set(self._provider.take(inbound, answer))  # for this line's task and the run it starts
+            run = await self._run(inbound, number)
         except StoreError:
             raise
         except AgentError as error:

@@ -65,13 +65,15 @@ class Prices:
         # Names come from settings, agents and providers' answers: many in a long life, so the memory is bounded.
         self._rates = lru_cache(maxsize=1024)(self._find)
 
-    def cost(self, model_name: str, usage: Usage, at: float) -> int | None:
+    def cost(self, model_name: str, usage: Usage, at: float, *, batch: bool = False) -> int | None:
         """Nano-dollars for one call of a model ("provider:model", "provider@endpoint:model") at a time.
 
+        A call through a provider's `batch` endpoint costs half: so it is at OpenAI and Anthropic.
         None where the price is not known. `at` is in seconds since 1970.
         """
         rates = self._rates(model_name)
-        return rate_at(rates, at).cost(usage) if rates else None
+        cost = rate_at(rates, at).cost(usage) if rates else None
+        return (cost + 1) // 2 if batch and cost is not None else cost
 
     def known(self, model_name: str) -> bool:
         """Whether the model has a price."""

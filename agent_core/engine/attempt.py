@@ -117,7 +117,7 @@ class Attempt:
     def _cost(self, name: str, reply: Reply, at: float) -> int | None:
         """Nano-dollars; None where no price is known, or where a provider that charges says nothing of its tokens."""
         if reply.usage.total or self.prices.cost(name, A_MILLION, at) == 0:
-            return self.prices.cost(name, reply.usage, at)
+            return self.prices.cost(name, reply.usage, at, batch=reply.batch)
         return None
 
     def check_time(self) -> None:

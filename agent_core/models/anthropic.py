@@ -8,6 +8,7 @@ from agent_core.clock import Clock, SystemClock
 from agent_core.errors import ConfigError
 from agent_core.messages import Chunk, Prompt, Reply
 from agent_core.models.base import Model
+from agent_core.models.batching import BatchEndpoint
 from agent_core.models.claude import ChunkReader, from_wire, to_wire
 from agent_core.models.http import Caller
 from agent_core.models.spec import ModelSpec
@@ -58,6 +59,15 @@ class AnthropicModel:
 
     def _from_wire(self, body: bytes) -> Reply:
         return from_wire(body, self._model)
+
+    def batches(self) -> BatchEndpoint:
+        """The provider's batch endpoint."""
+        # Loaded only where there is a batch, for cold start.
+        from agent_core.models.claude_batches import ClaudeBatches
+
+        return ClaudeBatches(
+            self._caller, lambda prompt: to_wire(prompt, self._model, False), self._from_wire
+        )
 
     async def close(self) -> None:
         """Nothing to let go of: the wire belongs to whoever gave it."""

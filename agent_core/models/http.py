@@ -86,9 +86,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                 raise failure(answer.status, answer.headers, answer.body, self.clock.now())
             return read(answer.body)
         except WireError as error:
-            raise self._named(told(error)) from error
+            raise self.named(told(error)) from error
         except ModelError as error:
-            raise self._named(error) from None
+            raise self.named(error) from None
 
     async def stream(
         self, write: Body, reader: Reader, read: Callable[[bytes], Reply]
@@ -112,9 +112,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                             break
                     reply = reader.reply()
         except WireError as error:
-            raise self._named(told(error)) from error
+            raise self.named(told(error)) from error
         except ModelError as error:
-            raise self._named(error) from None
+            raise self.named(error) from None
         yield Chunk(reply=reply)
 
     async def _is_whole(self, answer: StreamedResponse) -> bool:
@@ -135,7 +135,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             timeouts=self.timeouts,
         )
 
-    def _named(self, error: E) -> E:
+    def named(self, error: E) -> E:
         """The error with the model's name before its words, short and without the key."""
         words = error.detail.replace(self.key, "***") if self.key else error.detail
         words = words if len(words) <= _LONGEST_MESSAGE else words[:_LONGEST_MESSAGE] + "..."

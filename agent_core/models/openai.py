@@ -9,6 +9,7 @@ from agent_core.clock import Clock, SystemClock
 from agent_core.errors import ConfigError
 from agent_core.messages import Chunk, Prompt, Reply
 from agent_core.models.base import Model
+from agent_core.models.batching import BatchEndpoint
 from agent_core.models.chat import ChunkReader, from_wire, to_wire
 from agent_core.models.http import Caller
 from agent_core.models.spec import ModelSpec
@@ -63,6 +64,15 @@ class OpenAIModel:
 
     def _from_wire(self, body: bytes) -> Reply:
         return from_wire(body, self._model)
+
+    def batches(self) -> BatchEndpoint:
+        """The provider's batch endpoint. Not every server behind an OpenAI-compatible address has one."""
+        # Loaded only where there is a batch, for cold start.
+        from agent_core.models.openai_batches import OpenAIBatches
+
+        return OpenAIBatches(
+            self._caller, lambda prompt: self._to_wire(prompt, stream=False), self._from_wire
+        )
 
     async def close(self) -> None:
         """Nothing to let go of: the wire belongs to whoever gave it."""

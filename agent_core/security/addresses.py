@@ -10,7 +10,11 @@ from agent_core.errors import InputError
 
 def check_address(address: str) -> None:
     """Raise InputError where callbacks don't go to this address."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018  # reading it is what checks it
+    except ValueError as error:
+        raise InputError(f"a callback goes to a URL: {error}", field="$.callback") from None
     host = parts.hostname or ""
     try:
         number = ipaddress.ip_address(host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ from agent_core.store.base import (
     Version,
     Write,
 )
+from agent_core.store.dynamodb import DynamoStore
 from agent_core.store.memory import MemoryStore
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ManualClock
+from tests.aws.emulator import Emulator
 
 # Few of everything, so that writes meet.
 KEYS = st.builds(Key, st.sampled_from("pq"), st.sampled_from(["a", "a#1", "a#2", "b"]))
@@ -248,4 +251,33 @@ class SqliteMachine(StoreMachine):
 def test_any_sequence_of_steps_agrees_with_a_dict(machine: type[StoreMachine]) -> None:
     case = machine.TestCase
     case.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+    case().runTest()
+
+
+class DynamoMachine(StoreMachine):
+    """The same on a table of its own. Now and then it is opened anew, and knows nothing of its records then."""
+
+    emulator: Emulator
+
+    def __init__(self) -> None:
+        self.table = ExitStack()
+        self.name = self.table.enter_context(self.emulator.table())
+        super().__init__()
+
+    def open(self) -> Store:
+        return DynamoStore(self.emulator.dynamodb(self.clock), self.name)
+
+    @rule()
+    def reopen(self) -> None:
+        self.runner.run(self.store.close())
+        self.store = self.open()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.table.close()
+
+
+def test_any_sequence_of_steps_agrees_with_a_dict_on_dynamodb(emulator: Emulator) -> None:
+    case = type("Case", (DynamoMachine,), {"emulator": emulator}).TestCase
+    case.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
     case().runTest()

@@ -102,7 +102,7 @@ async def replay(
         clock=clock,
         blobs=blobs,
         prices=Prices(),
-        meter=Meter(bound.limits, recording.run.finished_at),
+        meter=Meter(bound.limits, clock),
     )
     ended = ""
     try:
@@ -112,22 +112,25 @@ async def replay(
     except AgentError as error:
         ended = f"fails: {error.detail}"
     was = "" if recording.run.failure is None else f"fails: {recording.run.failure.detail}"
-    found = [*toolbox.differences, *_compared(recording.prompts, tuple(model.prompts))]
+    found = [*toolbox.differences, *_compared(recording, tuple(model.prompts))]
     if ended != was:
         found.append(Different(attempt.number, "end", was or "answers", ended or "answers"))
     return tuple(model.prompts), found
 
 
-def _compared(recorded: tuple[dict[str, Any], ...], now: tuple[dict[str, Any], ...]) -> list[Different]:
+def _compared(recording: Recording, now: tuple[dict[str, Any], ...]) -> list[Different]:
+    recorded = recording.prompts
     if not recorded:
         return []
+    numbers = [step.number for step in recording.steps if step.kind == "model"]
     found = []
-    for number, (old, new) in enumerate(zip(recorded, now, strict=False), 1):
+    for number, old, new in zip(numbers, recorded, now, strict=False):
         found += [
             Different(number, place, old[place], new[place]) for place in old if old[place] != new[place]
         ]
     if len(recorded) != len(now):
-        found.append(Different(min(len(recorded), len(now)) + 1, "model calls", len(recorded), len(now)))
+        last = numbers[min(len(recorded), len(now), len(numbers)) - 1] if numbers else 0
+        found.append(Different(last, "model calls", len(recorded), len(now)))
     return found
 
 
@@ -237,6 +240,9 @@ class _Journal(Journal):
 
     async def save(self) -> None:
         self.unsaved.clear()
+
+    async def hold(self) -> None:
+        pass
 
 
 class _Clock:

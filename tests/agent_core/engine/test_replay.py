@@ -63,7 +63,7 @@ async def test_the_same_agent_behaves_the_same_and_no_tool_runs() -> None:
 async def test_changed_instructions_are_found() -> None:
     assert await differences(await recorded(), agent(instructions="Be rude.")) == {
         (1, "system"),
-        (2, "system"),
+        (3, "system"),
     }
 
 
@@ -73,7 +73,7 @@ async def test_a_changed_tool_is_found() -> None:
         """Weather of a city in a unit."""
         return ""
 
-    assert await differences(await recorded(), agent(tools=[other])) == {(1, "tools"), (2, "tools")}
+    assert await differences(await recorded(), agent(tools=[other])) == {(1, "tools"), (3, "tools")}
 
 
 async def test_a_plugin_that_changes_a_call_is_found() -> None:

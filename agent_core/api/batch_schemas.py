@@ -18,7 +18,9 @@ Format = Annotated[
 Agent = Annotated[
     Name, Meta(description="Which agent answers lines that name none; unsaid, the default one.")
 ]
-Concurrency = Annotated[int, Meta(ge=1, le=256, description="How many lines are run at the same time.")]
+Concurrency = Annotated[
+    int, Meta(ge=1, le=256, description="How many calls of models are made at the same time.")
+]
 Usd = Annotated[float, Meta(gt=0, le=1e9, description="No line is begun once the lines have cost this much.")]
 Deadline = Annotated[
     Literal["24h"],

@@ -32,7 +32,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import from_record, to_record
-from agent_core.models.batching import given
+from agent_core.models.batching import PrefetchedModel, given, turnstile
 from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Store, Update
 
 log = logging.getLogger("sampan.batches")
@@ -45,6 +45,9 @@ LEASE_SECONDS = 10.0
 
 BEATS = 10
 """How often within that time a worker renews its lease, tells how far it is, and learns of a wish to cancel."""
+
+STORING = 16
+"""Lines that are begun beyond those that ask their models, as others are being stored; at most half as many."""
 
 SEGMENTS_AHEAD = 3
 """Segments under work at the same time: what bounds the memory of a batch, whatever its size."""
@@ -145,7 +148,13 @@ class _Run:
         self._format = format
         self._batch = batch
         self._key = batch_key(batch.principal.tenant, batch.id)
-        self._places = asyncio.Semaphore(batch.concurrency)
+        self._calls: asyncio.Semaphore | None = None
+        lines = batch.concurrency
+        if all(isinstance(bound.model, PrefetchedModel) for bound in engine.agents.values()):
+            # What is limited is calls of models: while some lines are being stored, others ask.
+            self._calls = asyncio.Semaphore(batch.concurrency)
+            lines += min(-(-lines // 2), STORING)
+        self._places = asyncio.Semaphore(lines)
         self._ahead = asyncio.Semaphore(SEGMENTS_AHEAD)
         self._open: list[_Work] = []
         self._provider = ProviderBatch(
@@ -255,8 +264,9 @@ class _Run:
             return self._format.refusal(number, line, self._stop)
         try:
             inbound = self._format.read(self._batch, line)
+            turnstile.set(self._calls)  # for this line's task and the run it starts, as is what follows
             if answer:
-                given.set(self._provider.take(inbound, answer))  # for this line's task and the run it starts
+                given.set(self._provider.take(inbound, answer))
             run = await self._run(inbound, number)
         except StoreError:
             raise

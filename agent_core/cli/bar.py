@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from agent_core.api.batch_schemas import BatchView
-from agent_core.cli.batch import Pace, Screen, summary
+from agent_core.cli.progress import Pace, Screen, summary
 from agent_core.cli.screen import console, say
 
 

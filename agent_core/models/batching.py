@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
@@ -79,8 +81,15 @@ given: ContextVar[Given | None] = ContextVar("given", default=None)
 """The answer that the run in this context shall take, instead of asking its model."""
 
 
+turnstile: ContextVar[asyncio.Semaphore | None] = ContextVar("turnstile", default=None)
+"""How many calls the runs in this context may make at the same time, all together; None for any number."""
+
+
 class PrefetchedModel:
-    """A model that takes the answer given in its context, and asks the model inside where there is none."""
+    """A model that takes the answer given in its context, and asks the model inside where there is none.
+
+    It waits at the context's turnstile before it asks.
+    """
 
     def __init__(self, model: Model, endpoint: Callable[[], BatchEndpoint]) -> None:
         self.model = model
@@ -101,7 +110,10 @@ class PrefetchedModel:
         """The whole reply."""
         there = given.get()
         reply = there.take(prompt) if there is not None else None
-        return reply or await self.model.reply(prompt)
+        if reply is not None:
+            return reply
+        async with turnstile.get() or nullcontext():
+            return await self.model.reply(prompt)
 
     def stream(self, prompt: Prompt) -> AsyncIterator[Chunk]:
         """The reply in pieces."""

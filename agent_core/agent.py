@@ -16,7 +16,11 @@ Busy = Literal["enqueue", "reject", "merge", "interrupt"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one run may use at most; checked before each model call. `usd` None sets no limit of money."""
+    """What one run may use at most; checked before each model call.
+
+    `seconds` is time of work: it stands still while the run waits for a person, for its turn, or for a worker to take
+    it up again. `usd` None sets no limit of money.
+    """
 
     steps: int = 30
     tool_calls: int = 50

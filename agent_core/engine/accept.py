@@ -15,9 +15,10 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Inbound, Pending, Run
 from agent_core.errors import ConditionError, KeyReusedError, RunningError, SessionBusyError, StoreBusyError
 from agent_core.messages import Principal, from_record, to_record
-from agent_core.store.base import Above, Absent, Condition, Equals, Key, Put, Update, Write
+from agent_core.store.base import Above, Absent, AtMost, Condition, Equals, Key, Put, Update, Write
 
-TRIES = 20
+TRIES = 50
+"""How often acceptance is tried anew when others come in between; each time, one of them was accepted."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
     inbound = msgspec.structs.replace(inbound, messages=tuple(messages))
     new: tuple[Condition, ...] = (Absent(),)
     lease = lease_of(kit, run.principal, session_id)
-    for attempt in range(TRIES):
-        waits = attempt % 2 == 1  # odd tries: the session was busy, so only leave the message in its inbox
+    waits, stamp = False, 0  # waits: the session is busy, so only leave the message in its inbox
+    for _ in range(TRIES):
+        stamp = max(int(kit.clock.now() * 1e6), stamp)
+        head = _in_order(stamp, _head(kit, run, lease, busy, waits, work))
         point("before accept")
         try:
-            await kit.store.write(
-                *_writes(kit, inbound, run, lease, new, _head(kit, run, lease, busy, waits, work))
-            )
+            await kit.store.write(*_writes(kit, inbound, run, stamp, new, head))
         except ConditionError as error:
             if error.index == 0:
                 stored = from_record(Run, error.current or {})
@@ -71,11 +72,15 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
                 if not _again(stored):
                     return await _replayed(kit, stored)
                 # It failed for a passing reason: the same key tries again, as if it had not been.
-                run = msgspec.structs.replace(run, session_id=stored.session_id)
+                run = _retry_of(stored, run)
                 lease = lease_of(kit, run.principal, run.session_id)
                 new = (Equals("status", "failed"), Equals("finished_at", stored.finished_at))
+            elif (latest := (error.current or {}).get("latest", 0)) > stamp:
+                stamp = latest + 1  # another message came in between: this one is behind it
             elif not waits and busy == "reject":
                 raise SessionBusyError("the session is answering another message", retry_after=1.0) from error
+            else:
+                waits = not waits
             continue
         point("after accept")
         if waits or not work:
@@ -96,12 +101,30 @@ def _head(kit: Kit, run: Run, lease: Lease, busy: Busy, waits: bool, work: bool)
     return Update(lease.head, add=arrival, when=(Above("lease_until", now),))
 
 
+def _in_order(stamp: int, head: Update) -> Update:
+    """The head's write with the message's place in the order of the session: behind all that were accepted before it.
+
+    Clocks of several machines differ, and a clock may be set back; the order in which messages are accepted is the
+    order of these writes to the head.
+    """
+    return msgspec.structs.replace(
+        head, set={**head.set, "latest": stamp}, when=(*head.when, AtMost("latest", stamp))
+    )
+
+
+def _retry_of(stored: Run, run: Run) -> Run:
+    """The run to be tried again: it stays the same run, made when it was made, with its journal and its bill."""
+    return msgspec.structs.replace(
+        run, session_id=stored.session_id, created_at=stored.created_at, retries=stored.retries + 1
+    )
+
+
 def _writes(
-    kit: Kit, inbound: Inbound, run: Run, lease: Lease, new: tuple[Condition, ...], head: Update
+    kit: Kit, inbound: Inbound, run: Run, stamp: int, new: tuple[Condition, ...], head: Update
 ) -> list[Write]:
     principal = run.principal
     due = keys.due(kit.clock.now() + kit.lease_seconds, principal.tenant, run.id)
-    pending = Key(lease.head.partition, keys.PENDING + kit.clock.new_id())
+    pending = keys.pending(head.key.partition, stamp, kit.clock.new_id())
     works = "owner" in head.set
     stored = run if works else msgspec.structs.replace(run, status="queued")
     return [

@@ -110,6 +110,7 @@ class Attempt:
             started_at=started_at,
             finished_at=self.clock.now(),
             fence=self.fence,
+            elapsed=self.meter.elapsed,
         )
         self.journal.unsaved.append(step)
         self.meter.count(step)

@@ -194,6 +194,7 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
         started_at=started,
         finished_at=attempt.clock.now(),
         fence=attempt.fence,
+        elapsed=attempt.meter.elapsed,
     )
     attempt.journal.unsaved.append(step)
     attempt.meter.count(step)
@@ -202,6 +203,7 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
 
 async def _run(attempt: Attempt, call: ToolCall, turn: Turn) -> ToolResult:
     point("before tool")
+    await attempt.journal.hold()
     result = await attempt.bound.toolbox.call(call, turn)
     point("after tool")
     return result

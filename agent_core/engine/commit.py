@@ -175,8 +175,10 @@ class Closing:
             Delete(Key(keys.DUE, item.due)),
         ]
         if item.inbound.delivery is not None:
-            push = msgspec.structs.replace(entry(run), kind="push", delivery=item.inbound.delivery)
-            writes.append(Put(push_key(run), to_record(push)))
+            push = msgspec.structs.replace(
+                entry(run), kind="push", delivery=item.inbound.delivery, push_id=run.push_id
+            )
+            writes.append(Put(push_key(run, self._kit.lease_seconds), to_record(push)))
         return writes
 
     def _listing(self, head: Head) -> Put:
@@ -253,9 +255,9 @@ class Closing:
         return writes
 
 
-def push_key(run: Run) -> Key:
-    """The outbox entry of a run's reply; due at once."""
-    return keys.due(run.finished_at, run.principal.tenant, run.id, suffix="/push")
+def push_key(run: Run, seconds: float) -> Key:
+    """The outbox entry of a run's reply. The worker has so many seconds for the first try, then it is the sweeper's."""
+    return keys.due(run.finished_at + seconds, run.principal.tenant, run.id, suffix="/push")
 
 
 def title(message: Message) -> str:

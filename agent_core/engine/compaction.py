@@ -56,12 +56,13 @@ async def _summarise(attempt: Attempt, old: Sequence[Message]) -> Reply:
     model = attempt.bound.summarizer
     assert model is not None  # asked by compact
     started = attempt.clock.now()
-    attempt.meter.check(started)
+    attempt.meter.check()
     attempt.check_time()
     said = "\n".join(line for message in old for line in _lines(message))
     before = f"{HEAD}\n{attempt.summary}\n\n" if attempt.summary else ""
     prompt = Prompt(system=INSTRUCTIONS, messages=(Message.of("user", f"{before}The conversation:\n{said}"),))
     point("before model")
+    await attempt.journal.hold()
     reply = await model.reply(prompt)
     point("after model")
     attempt.journal_reply(model.name, reply, started)

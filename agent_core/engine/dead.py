@@ -8,10 +8,10 @@ import msgspec
 
 from agent_core.engine import keys
 from agent_core.engine.kit import Kit
-from agent_core.engine.runs import Delivery, Due, Pending, Run
+from agent_core.engine.runs import Delivery, Due, Head, Pending, Run
 from agent_core.errors import ConditionError, ConflictError, NotFoundError
 from agent_core.messages import Principal, from_record, to_record
-from agent_core.store.base import Delete, Equals, Key, Put, Update, Write
+from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Update, Write
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +27,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     pending: Pending | None = None
     delivery: Delivery | None = None
+    push_id: str = ""
 
 
 def dead_letter(
@@ -49,6 +50,7 @@ def dead_letter(
         died_at=now,
         pending=pending,
         delivery=delivery,
+        push_id=run.push_id if kind == "push" else "",
     )
 
 
@@ -73,7 +75,7 @@ async def redrive(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
     Raises NotFoundError, or ConflictError where somebody else brought it back in this moment.
     """
     letter = await read_dead(kit, tenant, run_id)
-    writes = _push_again(kit, letter) if letter.kind == "push" else _run_again(kit, letter)
+    writes = _push_again(kit, letter) if letter.kind == "push" else await _run_again(kit, letter)
     suffix = "/push" if letter.kind == "push" else ""
     try:
         await kit.store.write(
@@ -84,11 +86,14 @@ async def redrive(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
     return letter
 
 
-def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
+async def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
     assert letter.pending is not None  # a run's letter carries its message
     principal = letter.principal
     due = keys.due(kit.clock.now(), principal.tenant, letter.run_id)
-    pending = Key(keys.session(principal, letter.session_id), keys.PENDING + kit.clock.new_id())
+    state = Key(keys.session(principal, letter.session_id), keys.STATE)
+    record = await kit.store.get(state)
+    latest = from_record(Head, record.fields).latest if record is not None else 0
+    stamp = max(int(kit.clock.now() * 1e6), latest + 1)
     run = Key(keys.run(principal.tenant, letter.run_id), keys.RUN)
     entry = Due(
         kind="run",
@@ -100,11 +105,15 @@ def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
     return [
         Update(
             run,
-            set={"status": "queued", "failure": None, "finished_at": 0.0, "brought_back_at": kit.clock.now()},
+            set={"status": "queued", "failure": None, "finished_at": 0.0},
+            add={"retries": 1},
             when=(Equals("status", "failed"),),
         ),
-        Update(Key(pending.partition, keys.STATE), set={"v": 1}, add={"arrivals": 1}),
-        Put(pending, to_record(msgspec.structs.replace(letter.pending, due=due.sort))),
+        Update(state, set={"v": 1, "latest": stamp}, add={"arrivals": 1}, when=(AtMost("latest", stamp),)),
+        Put(
+            keys.pending(state.partition, stamp, kit.clock.new_id()),
+            to_record(msgspec.structs.replace(letter.pending, due=due.sort)),
+        ),
         Put(due, to_record(entry)),
     ]
 
@@ -118,5 +127,6 @@ def _push_again(kit: Kit, letter: DeadLetter) -> list[Write]:
         session_id=letter.session_id,
         run_id=letter.run_id,
         delivery=letter.delivery,
+        push_id=letter.push_id,
     )
     return [Put(keys.due(kit.clock.now(), principal.tenant, letter.run_id, suffix="/push"), to_record(entry))]

@@ -48,8 +48,10 @@ class Heartbeat:
 
     async def _renew(self) -> None:
         if self._lease.fence:
+            now, monotonic = self._clock.now(), self._clock.monotonic()
             try:
-                await self._store.write(self._lease.renewal(self._clock.now()))
+                await self._store.write(self._lease.renewal(now))
+                self._lease.kept(now, monotonic)
             except ConditionError:
                 self._lost = True
                 if self._worker is not None:

@@ -12,7 +12,7 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Run, Step
 from agent_core.errors import CancelledError, ConditionError, InterruptedByMessageError, LeaseLostError
 from agent_core.messages import to_record
-from agent_core.store.base import MAX_WRITES, AtMost, Key, Put, Store, Update, Write
+from agent_core.store.base import MAX_WRITES, AtMost, Check, Key, Put, Store, Update, Write
 
 
 class Journal:
@@ -66,10 +66,11 @@ class Journal:
     async def _save(self, steps: list[Step]) -> None:
         done = max(step.number for step in steps)
         progress = {"status": "running", "steps": done}
+        now, monotonic = self._clock.now(), self._clock.monotonic()
         point("before journal")
         try:
             await self._store.write(
-                self._lease.step(self._clock.now()),
+                self._lease.step(now),
                 Update(self.run_key, set=progress, when=(AtMost("cancelling", 0),)),
                 *map(self._write, steps),
             )
@@ -82,11 +83,30 @@ class Journal:
                 raise LeaseLostError("another worker took over the session") from error
             raise CancelledError("the run was cancelled") from error
         point("after journal")
+        self._lease.kept(now, monotonic)
         self._stored.update({step.number: step for step in steps})
         del self.unsaved[: len(steps)]
+
+    async def hold(self) -> None:
+        """Make sure that the session is still this worker's, before it does what can't be undone.
+
+        Costs nothing within the lease. A worker that was frozen past it, and wakes, must ask. Raises LeaseLostError.
+        """
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        if self._lease.sure(now, monotonic):
+            return
+        try:
+            await self._store.write(self._lease.renewal(now))
+        except ConditionError as error:
+            raise LeaseLostError("another worker took over the session") from error
+        self._lease.kept(now, monotonic)
 
     async def save_piece(self, step: int, fence: int, at: int, text: str) -> None:
         """Store a piece of a text that is still streaming, for those who read it in another process."""
         piece = Piece(step=step, fence=fence, at=at, text=text)
         key = keys.piece(self._partition, step, fence, at)
-        await self._store.write(Put(key, to_record(piece), expires_at=self._expires_at))
+        held = Check(self._lease.head, when=self._lease.held)
+        try:
+            await self._store.write(held, Put(key, to_record(piece), expires_at=self._expires_at))
+        except ConditionError as error:
+            raise LeaseLostError("another worker took over the session") from error

@@ -66,6 +66,11 @@ def message(partition: str, seq: int) -> Key:
     return Key(partition, f"{MESSAGE}{seq:012d}")
 
 
+def pending(partition: str, stamp: int, unique: str) -> Key:
+    """A message in the inbox by when it came, in microseconds since 1970 or a little later; an id makes it unique."""
+    return Key(partition, f"{PENDING}{stamp:020d}/{unique}")
+
+
 def step(partition: str, number: int) -> Key:
     """A step by its number in the run."""
     return Key(partition, f"{STEP}{number:06d}")

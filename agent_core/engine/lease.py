@@ -16,6 +16,7 @@ class Lease(msgspec.Struct, kw_only=True):
     seconds: float
     fence: int = 0
     interrupts: int = 0
+    _sure_until: tuple[float, float] = (0.0, 0.0)
 
     @property
     def held(self) -> tuple[Equals, Equals]:
@@ -29,6 +30,14 @@ class Lease(msgspec.Struct, kw_only=True):
         """Whether a write to the head failed since another worker has the session now, or it was erased."""
         current = error.current or {}
         return (current.get("fence"), current.get("owner")) != (self.fence, self.owner)
+
+    def kept(self, now: float, monotonic: float) -> None:
+        """The store has it that the lease was kept at these times, or a little later."""
+        self._sure_until = (now + self.seconds, monotonic + self.seconds)
+
+    def sure(self, now: float, monotonic: float) -> bool:
+        """Whether nobody can have taken over; by both clocks, as either may stand still while a process is frozen."""
+        return now < self._sure_until[0] and monotonic < self._sure_until[1]
 
     def taking(self, now: float, **fields: str | float) -> Update:
         """The write that takes the lease, if nobody holds it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agent_core.agent import Limits
+from agent_core.clock import Clock
 from agent_core.engine.runs import Step
 from agent_core.errors import LimitError
 from agent_core.messages import Usage
@@ -11,11 +14,17 @@ NANO = 1_000_000_000
 
 
 class Meter:
-    """Counts the steps of one run. `cost` is in nano-dollars, `deadline` in seconds since 1970."""
+    """Counts the steps of one run. `cost` is in nano-dollars.
 
-    def __init__(self, limits: Limits, started_at: float) -> None:
+    `earlier` are the steps of earlier attempts. Only work counts as time: not what a run waits for a person, for its
+    turn, or for a worker to take it up after a crash; and a clock that jumps changes nothing.
+    """
+
+    def __init__(self, limits: Limits, clock: Clock, earlier: Iterable[Step] = ()) -> None:
         self._limits = limits
-        self.deadline = started_at + limits.seconds
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._left = limits.seconds - _worked(earlier)
         self.usage = Usage()
         self.cost = 0
         self.steps = 0
@@ -36,7 +45,17 @@ class Meter:
         else:
             self.cost += step.cost
 
-    def check(self, now: float) -> None:
+    @property
+    def elapsed(self) -> float:
+        """Seconds that this attempt has worked."""
+        return self._clock.monotonic() - self._began
+
+    @property
+    def deadline(self) -> float:
+        """When the run's time is over if it works on, in seconds since 1970."""
+        return self._clock.now() + self._left - self.elapsed
+
+    def check(self) -> None:
         """Raise LimitError where the next model call must not be made."""
         limits = self._limits
         if self.steps >= limits.steps:
@@ -45,7 +64,7 @@ class Meter:
             raise LimitError(
                 f"the run used {self.usage.total} tokens; its limit is {limits.tokens}", limit="tokens"
             )
-        if now >= self.deadline:
+        if self.elapsed >= self._left:
             raise LimitError(f"the run took longer than its limit of {limits.seconds:g} s", limit="seconds")
         if limits.usd is not None:
             if self.unpriced:
@@ -65,3 +84,11 @@ class Meter:
                 f"the run wants its {self.tool_calls + count}th tool call; its limit is {self._limits.tool_calls}",
                 limit="tool_calls",
             )
+
+
+def _worked(steps: Iterable[Step]) -> float:
+    """Seconds of work in these steps: of each attempt, as far as its last step."""
+    attempts: dict[int, float] = {}
+    for step in steps:
+        attempts[step.fence] = max(attempts.get(step.fence, 0.0), step.elapsed)
+    return sum(attempts.values())

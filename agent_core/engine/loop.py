@@ -85,9 +85,10 @@ async def _model_step(attempt: Attempt) -> Reply:
             attempt.feed.emit(text_event(stored.number, stored.fence, len(text), text))
         return stored.reply
     started = attempt.clock.now()
-    attempt.meter.check(started)
+    attempt.meter.check()
     attempt.check_time()
     point("before model")
+    await attempt.journal.hold()
     reply = await _respond(attempt)
     point("after model")
     attempt.journal_reply(_paid(attempt.bound, reply), reply, started)

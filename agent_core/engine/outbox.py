@@ -10,10 +10,9 @@ from agent_core.engine import keys
 from agent_core.engine.dead import dead_letter
 from agent_core.engine.kit import Kit
 from agent_core.engine.points import point
-from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Due, Run
 from agent_core.errors import AgentError, ConditionError
-from agent_core.messages import to_record
+from agent_core.messages import from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put
 
 log = logging.getLogger("sampan.outbox")
@@ -21,24 +20,41 @@ log = logging.getLogger("sampan.outbox")
 SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds from one try to the next: the schedule that Standard Webhooks recommends."""
 
+CLAIM_SECONDS = 60.0
+"""How long an entry is one process's to deliver, before the sweeper takes that process for dead."""
+
 
 async def push(kit: Kit, key: Key, due: Due) -> bool:
     """Try one delivery of an outbox entry; a failed one is put off, after the last it becomes a dead letter."""
-    if due.delivery is None:
+    record = await kit.store.get(Key(keys.run(due.tenant, due.run_id), keys.RUN))
+    run = from_record(Run, record.fields) if record is not None else None
+    if due.delivery is None or run is None or not run.done or run.push_id != (due.push_id or due.run_id):
+        # Erased, or it ended otherwise since: that end has an entry of its own.
+        await kit.store.write(Delete(key))
         return True
-    run, _ = await read_run(kit.store, due.tenant, due.run_id)
     deliverer = kit.deliverers.get(due.delivery.kind)
     try:
         if deliverer is None:
             raise AgentError(f"nobody here delivers to {due.delivery.kind!r}")
         point("before push")
-        await deliverer.deliver(run, due.delivery, due.run_id)
+        await deliverer.deliver(run, due.delivery, run.push_id)
         point("after push")
     except AgentError as error:
         await _put_off(kit, key, due, run, error)
         return False
     await kit.store.write(Delete(key))
     point("after outbox")
+    return True
+
+
+async def push_again(kit: Kit, key: Key, due: Due) -> bool:
+    """Try a delivery that may be under way elsewhere; False where it is, for now, another process's to make."""
+    mine = keys.due(kit.clock.now() + CLAIM_SECONDS, due.tenant, due.run_id, suffix="/push")
+    try:
+        await kit.store.write(Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)))
+    except ConditionError:
+        return False
+    await push(kit, mine, due)
     return True
 
 

@@ -8,10 +8,11 @@ from agent_core.engine import keys
 from agent_core.engine.events import Piece
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
+from agent_core.engine.points import point
 from agent_core.engine.runs import Head, Pending, Run, Step
-from agent_core.errors import ConditionError, NotFoundError, SessionBusyError
+from agent_core.errors import ConditionError, LeaseLostError, NotFoundError, SessionBusyError
 from agent_core.messages import Message, Principal, from_record
-from agent_core.store.base import MAX_WRITES, Delete, Key, Store, Write
+from agent_core.store.base import MAX_WRITES, Delete, Key, Store
 
 DAY = 86_400.0
 
@@ -76,10 +77,7 @@ async def recent_runs(
 
 async def erase_session(kit: Kit, principal: Principal, session_id: str, head: Head, lease: Lease) -> None:
     """Remove all that a session left, under its lease; the head goes last, so that a broken-off erasure goes on."""
-    try:
-        await kit.store.write(lease.taking(kit.clock.now()))
-    except ConditionError as error:
-        raise SessionBusyError("the session is answering a message; try again", retry_after=1.0) from error
+    await _take(kit, lease)
     partition = keys.session(principal, session_id)
     runs: set[str] = set()
     doomed: list[Key] = []
@@ -90,7 +88,9 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
             if record.key.sort.startswith(keys.MESSAGE):
                 runs.add(from_record(Message, record.fields).run_id)
             elif record.key.sort.startswith(keys.PENDING):
-                runs.add(from_record(Pending, record.fields).run_id)
+                item = from_record(Pending, record.fields)
+                runs.add(item.run_id)
+                doomed.append(Key(keys.DUE, item.due))
             if record.key.sort != keys.STATE:
                 doomed.append(record.key)
         after = page.after
@@ -100,11 +100,25 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
         doomed = await _keys_of(kit.store, keys.run(principal.tenant, run_id)) + doomed
     if head.listed:
         doomed.append(Key(keys.sessions(principal), head.listed))
-    doomed.append(lease.head)
     await kit.blobs.erase(principal.tenant, session_id)
-    for start in range(0, len(doomed), MAX_WRITES):
-        batch: list[Write] = [Delete(key) for key in doomed[start : start + MAX_WRITES]]
-        await kit.store.write(*batch)
+    try:
+        for start in range(0, len(doomed), MAX_WRITES - 1):
+            point("before erasure")
+            batch = [Delete(key) for key in doomed[start : start + MAX_WRITES - 1]]
+            await kit.store.write(lease.renewal(kit.clock.now()), *batch)
+        await kit.store.write(Delete(lease.head, when=lease.held))
+        point("after erasure")
+    except ConditionError as error:
+        raise LeaseLostError("another worker took over the session; erase it again") from error
+
+
+async def _take(kit: Kit, lease: Lease) -> None:
+    try:
+        await kit.store.write(lease.taking(kit.clock.now()))
+    except ConditionError as error:
+        raise SessionBusyError("the session is answering a message; try again", retry_after=1.0) from error
+    record = await kit.store.get(lease.head)
+    lease.fence = from_record(Head, record.fields).fence if record is not None else 0
 
 
 async def _keys_of(store: Store, partition: str) -> list[Key]:

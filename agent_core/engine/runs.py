@@ -61,7 +61,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known.
 
     A tool's step without a `result` is an intent: the tool may have run, or not; `tries` counts how often it was begun.
-    `fence` is that of the attempt that did it.
+    `fence` is that of the attempt that did it, `elapsed` how many seconds that attempt had worked by its end.
     """
 
     number: int
@@ -75,6 +75,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: float = 0.0
     finished_at: float = 0.0
     fence: int = 0
+    elapsed: float = 0.0
     tries: int = 0
 
 
@@ -106,8 +107,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
     `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
-    is never silently too low. `brought_back_at` is when it was a dead letter no longer. Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an
-    idempotency key that this is the answer given before.
+    is never silently too low. `retries` counts how often it failed and was tried again under its key,
+    Times are in
+    seconds since 1970. `replayed` is never stored: it tells the caller of an idempotency key that this is the answer
+    given before.
     """
 
     id: str
@@ -129,9 +132,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure: Failure | None = None
     questions: tuple[Question, ...] = ()
     cancelling: int = 0
-    brought_back_at: float = 0.0
     metadata: dict[str, str] = {}
+    retries: int = 0
     replayed: bool = False
+
+    @property
+    def push_id(self) -> str:
+        """What tells a receiver that it has this end of the run already; a retry may end otherwise."""
+        return f"{self.id}.{self.retries}" if self.retries else self.id
 
     @property
     def done(self) -> bool:
@@ -187,8 +195,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a session: who works on it, until when, and how much stands in it.
 
     `fence` grows with each take-over, `arrivals` with each message that came while somebody was working,
-    `interrupts` with those of them that stop the run under way. `summary` stands for the messages up to the seq
-    `covered`.
+    `interrupts` with those of them that stop the run under way; `latest` is the place of the last one in the inbox.
+    `summary` stands for the messages up to the seq `covered`.
     """
 
     owner: str = ""
@@ -196,6 +204,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fence: int = 0
     arrivals: int = 0
     interrupts: int = 0
+    latest: int = 0
     messages: int = 0
     agent: str = ""
     title: str = ""
@@ -220,7 +229,7 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that must be looked after when its time comes, if it is still there.
 
     Its kind is "run", "push" (an outbox entry), or that of a higher floor ("batch", "schedule"; `run_id` names it).
-    `attempts` counts how often the sweeper queued it again.
+    `attempts` counts how often the sweeper queued it again, `push_id` says which end of the run is to be pushed.
     """
 
     kind: str
@@ -230,3 +239,4 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str
     attempts: int = 0
     delivery: Delivery | None = None
+    push_id: str = ""

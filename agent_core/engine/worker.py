@@ -119,10 +119,12 @@ class Worker:
             raise
 
     async def _read(self, history: int, whole: bool) -> View:
+        monotonic = self._kit.clock.monotonic()
         view = await read_view(self._kit.store, self._partition, history, whole=whole)
         if view.head.owner != self._lease.owner:
             raise LeaseLostError("another worker took over the session")
         self._lease.fence, self._lease.interrupts = view.head.fence, view.head.interrupts
+        self._lease.kept(view.head.lease_until - self._lease.seconds, monotonic)
         point("after read")
         return view
 
@@ -143,7 +145,7 @@ class Worker:
             clock=kit.clock,
             blobs=kit.blobs,
             prices=kit.prices,
-            meter=Meter(bound.limits if bound else Limits(), _began(run, steps, kit.clock.now())),
+            meter=Meter(bound.limits if bound else Limits(), kit.clock, steps),
             stop_at=self._stop_at,
             fence=self._lease.fence,
             summary=view.head.summary,
@@ -178,7 +180,7 @@ class Worker:
 
     async def _push(self, run: Run) -> None:
         """Try the first delivery at once, if there is one; the outbox entry stays until it arrives."""
-        key = push_key(run)
+        key = push_key(run, self._kit.lease_seconds)
         record = await self._kit.store.get(key)
         if record is not None:
             await push(self._kit, key, from_record(Due, record.fields))
@@ -196,7 +198,7 @@ class Worker:
         )
         journal.load(steps)
         reason = f"given up: {attempts} attempts ended without a result"
-        meter = Meter(Limits(), run.created_at)
+        meter = Meter(Limits(), self._kit.clock, steps)
         for step in steps:
             meter.count(step)
         now = self._kit.clock.now()
@@ -220,6 +222,10 @@ class Worker:
             if run.cancelling:
                 raise CancelledError("the run was cancelled")
             finish = await perform(attempt)
+            tenant = self._principal.tenant
+            messages = [
+                await window.spill(m, self._kit.blobs, tenant, self._session_id) for m in attempt.messages
+            ]
         except (StoreError, Parked, HandOver):
             raise  # nothing was decided: the message stays in the inbox
         except InterruptedByMessageError as error:
@@ -235,10 +241,6 @@ class Worker:
                 AgentError.slug, 500, AgentError.title, f"{type(error).__name__} in the agent's code"
             )
             return attempt.remains(), _ended(run, meter, clock.now(), failure=bug)
-        tenant = self._principal.tenant
-        messages = [
-            await window.spill(m, self._kit.blobs, tenant, self._session_id) for m in attempt.messages
-        ]
         return messages, _ended(run, meter, clock.now(), reply=messages[-1], finish=finish)
 
     async def _release(self, arrivals: int) -> bool:
@@ -263,15 +265,6 @@ class Worker:
         except ConditionError as error:
             raise LeaseLostError("another worker took over the session") from error
         point("after release")
-
-
-def _began(run: Run, steps: tuple[Step, ...], now: float) -> float:
-    """When the run's time began to count: at its first step, at a person's last answer, or when it was brought back.
-
-    How long it waited until somebody worked on it does not count.
-    """
-    first = min((step.started_at for step in steps if step.started_at), default=now)
-    return max(first, run.brought_back_at, *(question.answered_at for question in run.questions))
 
 
 def _ended(

@@ -311,6 +311,7 @@ class MemoryQueue:
         assert self.dead is not None
         self._drop(message)
         now = self._clock.monotonic()
+        self.dead._forget(now)
         self.dead._add(
             _Message(
                 id=message.id,

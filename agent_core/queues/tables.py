@@ -315,7 +315,10 @@ class Messages:
         for row in expired:
             self.remove(row)
         forgotten = self._do(_FORGET, (self._now, _SWEEP_ROWS)).rowcount
-        return _SWEEP_ROWS in (len(expired), forgotten)
+        more = _SWEEP_ROWS in (len(expired), forgotten)
+        if self._rules.max_receives:
+            more |= Messages(self._connection, self._rules.for_dead(), self._now).sweep()
+        return more
 
     def _settle(self, group: str) -> None:
         """Note when the first of a group may be given out: when it is visible and none of the group in flight."""

@@ -13,7 +13,8 @@ import pytest
 
 from agent_core.clock import SystemClock
 from agent_core.errors import StoreBusyError, StoreError
-from agent_core.queues.base import Counts, Entry, Rules
+from agent_core.queues.base import Counts, Entry, Received, Rules
+from agent_core.queues.consumer import consume
 from agent_core.queues.sqlite import SqliteQueue
 from agent_core.testing import ManualClock
 
@@ -189,7 +190,9 @@ async def test_what_expired_is_swept_out_of_the_file(tmp_path: Path) -> None:
     queue = SqliteQueue(tmp_path / "queues.db", clock, Rules(retention_seconds=60, fifo=True))
     sending = entries(250, groups=7)
     await asyncio.gather(*(queue.send(*sending[place : place + 10]) for place in range(0, 250, 10)))
-    clock.advance(400)
+    for record in await queue.receive():
+        await queue.bury(record, "why")
+    clock.advance(15 * 86_400)
     for number in range(4):
         await queue.send(Entry(body="x", group="g0", dedupe=f"x{number}"))
     await queue.close()
@@ -223,6 +226,42 @@ async def test_a_long_backlog_costs_a_receive_nothing(tmp_path: Path) -> None:
         steps.append(counted)
         await queue.close()
     assert steps[1] <= steps[0] * 1.1
+
+
+async def test_what_was_sent_is_flushed_and_what_may_come_twice_need_not_be(tmp_path: Path) -> None:
+    """A flush takes longer than all the rest; a power cut that undoes a receive only brings the message again."""
+    queue = SqliteQueue(tmp_path / "queues.db", SystemClock())
+    await queue.send(Entry(body="a"))
+    connection = queue._database._writer
+    assert connection is not None
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    [record] = await queue.receive()
+    await queue.delete([record.receipt])
+    assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
+    statements.clear()
+    await queue.send(Entry(body="b"))
+    assert statements.index("PRAGMA synchronous = FULL") < statements.index("COMMIT")
+    await queue.close()
+
+
+async def test_the_loop_works_through_a_file(tmp_path: Path) -> None:
+    queue = SqliteQueue(tmp_path / "queues.db", SystemClock(), Rules(fifo=True))
+    sending = entries(200, groups=9)
+    await asyncio.gather(*(queue.send(*sending[place : place + 10]) for place in range(0, 100, 10)))
+    stop, done = asyncio.Event(), []
+
+    async def handle(record: Received) -> None:
+        done.append(int(record.body))
+        if len(done) == 200:
+            stop.set()
+
+    loop = asyncio.create_task(consume(queue, handle, stop, clock=SystemClock(), concurrency=20))
+    await asyncio.gather(*(queue.send(*sending[place : place + 10]) for place in range(100, 200, 10)))
+    await asyncio.wait_for(loop, 30)
+    assert sorted(done) == list(range(200))
+    assert await queue.counts() == Counts()
+    await queue.close()
 
 
 async def test_a_file_locked_for_too_long_is_a_declared_error(tmp_path: Path) -> None:

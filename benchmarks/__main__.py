@@ -1,4 +1,4 @@
-"""`python -m benchmarks [start|turn|session|trips|batch ...]`: measure, and write the tables of README.md."""
+"""`python -m benchmarks [start|turn|...]`: measure, and write the tables of README.md."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import batch, session, start, trips, turn
+from benchmarks import batch, session, start, trips, turn, worker
 from benchmarks.machine import BenchmarkError, describe, require_linux
 from benchmarks.table import write
 
-ALL = {"start": start.run, "turn": turn.run, "session": session.run, "trips": trips.run, "batch": batch.run}
+ALL = {
+    "start": start.run,
+    "turn": turn.run,
+    "session": session.run,
+    "trips": trips.run,
+    "batch": batch.run,
+    "worker": worker.run,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

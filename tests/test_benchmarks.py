@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, servers, session, soak, start, trips, turn
+from benchmarks import batch, servers, session, soak, start, trips, turn, worker
 from benchmarks.machine import BenchmarkError
 from benchmarks.table import README, Goal, Report, show, write
 
@@ -33,13 +33,13 @@ def test_start_measures_three_ways_to_start() -> None:
 def test_turn_compares_servers_over_http(shared_data: Path) -> None:
     report = turn.run(quick=True)
     found = rows(report)
-    assert list(found) == ["Sampan", "Starlette + aiohttp", "Starlette + httpx"]
-    for _, whole, _, at_once, paced, _, _, _, resident in found.values():
+    assert list(found) == ["Sampan", "Sampan, store in memory", "Starlette + aiohttp", "Starlette + httpx"]
+    for _, whole, _, at_once, paced, _, *_, resident in found.values():
         assert 0 < whole < 100
         assert 0 < at_once < 200
         assert 0 < paced < 200
         assert 10 < resident < 500
-    assert [goal.limit for goal in report.goals] == [3, 6, 5, 5]
+    assert [goal.limit for goal in report.goals] == [3, 6, 5, 5, 5]
 
 
 def test_batch_compares_lines_with_calls_of_the_model_itself(shared_data: Path) -> None:
@@ -81,6 +81,13 @@ def test_session_measures_young_and_old() -> None:
     counted = [goal for goal in report.goals if not goal.name.startswith("CPU")]
     assert len(counted) == 4
     assert all(goal.met for goal in counted)
+
+
+def test_worker_runs_its_records_side_by_side(shared_data: Path) -> None:
+    report = worker.run(quick=True)
+    batch, least, _ = rows(report)["batch, ms"]
+    assert 300 <= least <= batch < 3000  # one after the other they would take as long as ten calls
+    assert [goal.limit for goal in report.goals] == [1.15]
 
 
 def test_trips_are_what_is_promised() -> None:

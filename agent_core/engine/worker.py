@@ -64,7 +64,7 @@ class Worker:
         self._session_id = session_id
         self._partition = keys.session(principal, session_id)
         self._lease = lease
-        self._fresh = fresh
+        self._fresh = dict(fresh)
         self._stop_at = stop_at
         self._ended: list[Run] = []
 
@@ -97,7 +97,7 @@ class Worker:
         if not view.inbox:
             return await self._release(view.head.arrivals)
         item = view.inbox[0][1]
-        run = self._fresh.get(item.run_id)
+        run = self._fresh.pop(item.run_id, None)
         steps: tuple[Step, ...] = ()
         if run is None:
             run, steps = await read_run(self._kit.store, self._principal.tenant, item.run_id)

@@ -118,5 +118,5 @@ class Stage:
 
     async def words(self, session: str = "s") -> Sequence[str]:
         """What a reader of the session sees."""
-        page = await self.app.engine.session(ME, session)
+        page = await self.app.engine.session(ME, session, limit=1000)
         return [message.text for message in page.messages if message.text and not message.hidden]

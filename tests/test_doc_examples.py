@@ -17,7 +17,15 @@ import pytest
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"# (?:file: (?P<name>\S+\.py)|run)\n")
-FULLY_RUN = ("tools.md", "plugins.md", "schedules.md", "queues.md", "durability.md", "replay.md")
+FULLY_RUN = (
+    "tools.md",
+    "plugins.md",
+    "schedules.md",
+    "queues.md",
+    "durability.md",
+    "replay.md",
+    "batches.md",
+)
 
 
 def examples(page: Path) -> list[tuple[str, str, str]]:

@@ -90,7 +90,7 @@ def house() -> Callable[..., House]:
         clock = clock or SystemClock()
         model = ScriptedModel(script)
         app = build_app(
-            Settings(store="memory", **(settings or {})),
+            Settings(**({"store": "memory"} | (settings or {}))),
             agents=[Agent(name="assistant", model=model, **agent)],
             clock=clock,
             store=store,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from agent_core.messages import Message, Prompt, Reply, Usage
 from agent_core.models.scripted import ScriptedModel
@@ -212,3 +216,33 @@ async def test_lists_are_paged_newest_first(house: Callable[..., Any]) -> None:
     first = (await here.client.get("/api/v1/batches?limit=3")).json()
     rest = (await here.client.get(f"/api/v1/batches?limit=3&before={first['next']}")).json()
     assert [b["batch_id"] for b in first["batches"] + rest["batches"]] == made[::-1]
+
+
+@pytest.mark.measured
+def test_an_upload_of_many_lines_takes_no_more_memory_than_one_of_few(
+    house: Callable[..., Any], tmp_path: Path
+) -> None:
+    """100,000 lines, 40 MB, through a real server on the embedded store."""
+    small, large = 5_000, 100_000
+    peaks = {}
+    for count in (small, large):
+        made = house(settings={"store": "sqlite", "data": str(tmp_path / str(count)), "max_body_bytes": 1000})
+
+        def content(count: int = count) -> Iterator[bytes]:
+            for number in range(count):
+                yield lines({"id": f"n{number}", "message": "x" * 360})
+
+        with made.served() as url, httpx.Client(base_url=url, timeout=100) as client:
+            opened = client.post("/api/v1/batches", json={"format": "sampan"}).json()
+            before = resident()
+            sent = client.patch(f"/api/v1/batches/{opened['batch_id']}", content=content(), headers=LINES)
+            assert sent.status_code == 200, sent.text
+            assert sent.json()["lines"]["total"] == count
+            peaks[count] = resident() - before
+        asyncio.run(made.app.store.close())
+    assert peaks[large] - peaks[small] < 20 * 1024 * 1024, peaks
+
+
+def resident() -> int:
+    """Bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

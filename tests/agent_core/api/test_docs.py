@@ -35,11 +35,14 @@ def test_every_curl_line_works(house: House, root: Path, tmp_path: Path) -> None
     (tmp_path / ".curlrc").write_text('silent\nshow-error\nmax-time = 20\nwrite-out = "\\n%{http_code}"\n')
     with house(*["Fine."] * 50).served() as url:
         first = httpx.post(f"{url}/api/v1/agent", json={"message": "Hi"}).json()
+        line = {"Content-Type": "application/jsonl"}
+        batch = httpx.post(f"{url}/api/v1/batches", content=b'{"message": "Hi"}', headers=line).json()
         environment = {
             "PATH": os.environ["PATH"],
             "CURL_HOME": str(tmp_path),
             "RUN": first["run_id"],
             "SESSION": first["session_id"],
+            "BATCH": batch["batch_id"],
         }
         for example in examples:
             expected = re.match(r"# (\d+)", example)
@@ -58,7 +61,12 @@ def test_every_curl_line_works(house: House, root: Path, tmp_path: Path) -> None
 
 def test_no_route_is_left_out(root: Path) -> None:
     page = (root / "docs" / "api.md").read_text()
-    examples = "\n".join(blocks(page)).replace("$RUN", "{run_id}").replace("$SESSION", "{session_id}")
+    examples = (
+        "\n".join(blocks(page))
+        .replace("$RUN", "{run_id}")
+        .replace("$SESSION", "{session_id}")
+        .replace("$BATCH", "{batch_id}")
+    )
     examples = examples.replace("/v1/models/assistant", "/v1/models/{model}")
     missing = [
         operation.path

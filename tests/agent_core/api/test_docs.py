@@ -80,6 +80,8 @@ def test_no_error_and_no_event_is_left_out(root: Path) -> None:
     page = (root / "docs" / "api.md").read_text()
     table = page[page.index("## Errors") :]
     for kind in descendants(errors.AgentError):
+        if not kind.__module__.startswith(("agent_core.errors", "agent_core.api")):
+            continue  # of a queue's worker or a callback: no caller of the API meets it
         assert f"`{kind.slug}`" in table, f"{kind.__name__} ({kind.status})"
     for event in get_args(EventType):
         assert f"`{event}`" in page

@@ -20,15 +20,20 @@ def test_a_project_has_all_it_needs(sampan: Any) -> None:
     assert done.code == 0
     assert "cd shop-bot" in done.out
     made = {path.relative_to("shop-bot").as_posix() for path in Path("shop-bot").rglob("*") if path.is_file()}
+    repository = Path(__file__).resolve().parents[3]
+    shared = {
+        path.relative_to(repository).as_posix()
+        for folder, kind in (("agents", "*.py"), ("events", "*.json"), ("handlers", "*.py"))
+        for path in (repository / folder).glob(kind)
+    }
+    assert "agents/assistant.py" in shared
     assert made == {
         ".gitignore",
         "Makefile",
         "README.md",
-        "agents/assistant.py",
-        "events/api.hello.json",
-        "handlers/__init__.py",
         "requirements.txt",
         "tests/test_assistant.py",
+        *shared,
     }
     assert Path("shop-bot/README.md").read_text().startswith("# shop-bot\n")
     assert Path("shop-bot/Makefile").read_text().count("$(SAMPAN) run") == 1

@@ -363,17 +363,15 @@ async def test_a_batch_that_was_stopped_for_too_long_begins_nothing_more() -> No
     """As a process does that was paused, or a machine that slept: by now another may have the group."""
     house = House("a1", "a2", "b1", fifo=True, visibility_seconds=30)
     house.gate("a1")
-    working = asyncio.create_task(house.process(delete=True))
+    house.queue.failing["extend"] = 100
+    working = asyncio.create_task(house.process())
     await turns()
     house.clock.advance(31)
-    again = await house.queue.receive()
-    assert bodies(again) == ["a1"]
+    assert bodies(await house.queue.receive()) == ["a1", "b1"]
     house.gates["a1"].set()
     outcome = await working
     assert (bodies(outcome.done), bodies(outcome.failed)) == (["a1", "b1"], ["a2"])
     assert "a2" not in house.begun
-    await house.queue.delete([again[0].receipt])
-    assert bodies(await house.queue.receive()) == ["a2"]
 
 
 async def test_a_record_lost_to_another_is_not_begun() -> None:
@@ -381,7 +379,7 @@ async def test_a_record_lost_to_another_is_not_begun() -> None:
     house = House("a1", "a2", fifo=True, visibility_seconds=30)
     house.gate("a1")
     records = await house.received()
-    working = asyncio.create_task(house.process(records, delete=True))
+    working = asyncio.create_task(house.process(records))
     await turns()
     assert await house.queue.extend([record.receipt for record in records], 0) == ()
     house.clock.advance(10)
@@ -389,6 +387,30 @@ async def test_a_record_lost_to_another_is_not_begun() -> None:
     house.gates["a1"].set()
     assert bodies((await working).failed) == ["a2"]
     assert "a2" not in house.begun
+
+
+async def test_a_refused_delete_stops_the_group() -> None:
+    """The group may be in other hands by then, even before the next heartbeat."""
+    house = House("a1", "a2", fifo=True, visibility_seconds=30)
+    house.gate("a1")
+    records = await house.received()
+    working = asyncio.create_task(house.process(records, delete=True))
+    await turns()
+    assert await house.queue.extend([record.receipt for record in records], 0) == ()
+    house.gates["a1"].set()
+    assert bodies((await working).failed) == ["a2"]
+    assert "a2" not in house.begun
+
+
+async def test_what_is_behind_a_failure_is_handed_back_while_others_work() -> None:
+    house = House("a1", "a2", "b1", fifo=True)
+    house.errors["a1"] = ModelBusyError("overloaded")
+    house.gate("b1")
+    working = asyncio.create_task(house.process())
+    await turns()
+    assert await house.queue.counts() == Counts(visible=1, in_flight=2)
+    house.gates["b1"].set()
+    await working
 
 
 async def test_at_the_deadline_the_rest_is_handed_back() -> None:
@@ -507,6 +529,19 @@ async def test_the_loop_works_on_no_more_than_it_may() -> None:
         await turns()
         assert len(house.begun) == 5, "a slow record keeps its own place alone"
     await turns()
+
+
+async def test_the_loop_has_room_again_for_what_it_did_not_begin() -> None:
+    house = House("a1", "a2", fifo=True)
+    house.errors["a1"] = ModelBusyError("overloaded")
+    await house.send()
+    async with Running(house, concurrency=2):
+        assert house.begun == ["a1"]
+        house.errors.clear()
+        house.gate("b1"), house.gate("c1")
+        await house.queue.send(*(Entry(body=body, group=body[0], dedupe=body) for body in ("b1", "c1")))
+        await turns()
+        assert house.begun == ["a1", "b1", "c1"]
 
 
 async def test_the_loop_stops_waiting_at_once() -> None:

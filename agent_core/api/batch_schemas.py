@@ -19,7 +19,7 @@ Agent = Annotated[
     Name, Meta(description="Which agent answers lines that name none; unsaid, the default one.")
 ]
 Concurrency = Annotated[
-    int, Meta(ge=1, le=256, description="How many calls of models are made at the same time.")
+    int, Meta(ge=1, le=256, description="How many calls of models are made at the same time; unsaid, 8.")
 ]
 Usd = Annotated[float, Meta(gt=0, le=1e9, description="No line is begun once the lines have cost this much.")]
 Deadline = Annotated[
@@ -31,11 +31,11 @@ Deadline = Annotated[
 
 
 class BatchQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a batch shall be, where its body is the lines themselves."""
+    """What a batch shall be; where the body is JSON, it may say so too, and then counts."""
 
     format: Format | None = None
     agent: Agent | None = None
-    concurrency: Concurrency = 8
+    concurrency: Concurrency | None = None
     usd: Usd | None = None
     deadline: Deadline | None = None
 
@@ -45,7 +45,7 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     format: Format | None = None
     agent: Agent | None = None
-    concurrency: Concurrency = 8
+    concurrency: Concurrency | None = None
     usd: Usd | None = None
     deadline: Deadline | None = None
     blob: (
@@ -118,15 +118,12 @@ class BatchList(msgspec.Struct, frozen=True):
     next: str | None
 
 
-def options(asked: BatchQuery | BatchRequest) -> Options:
-    """What a batch is asked to be."""
-    return Options(
-        format=asked.format or "",
-        agent=asked.agent or "",
-        concurrency=asked.concurrency,
-        usd=asked.usd,
-        deadline=asked.deadline or "",
-    )
+def options(query: BatchQuery, body: BatchRequest | None = None) -> Options:
+    """What a batch is asked to be; the body's word goes before the query's."""
+    asked = msgspec.structs.asdict(query)
+    if body is not None:
+        asked |= {name: value for name in asked if (value := getattr(body, name)) is not None}
+    return Options(**{name: value for name, value in asked.items() if value is not None})
 
 
 def batch_view(batch: Batch, now: float) -> BatchView:

@@ -21,7 +21,7 @@ from agent_core.api.batch_schemas import (
 from agent_core.api.bodies import Disconnect, decode, read_json, read_query
 from agent_core.api.idempotency import REPLAYED, idempotency_key
 from agent_core.api.principal import principal
-from agent_core.api.schemas import NoQuery, RunsQuery
+from agent_core.api.schemas import RunsQuery
 from agent_core.api.service import Service
 from agent_core.batches.records import Batch
 from agent_core.batches.service import Batches, OffsetError
@@ -41,16 +41,16 @@ async def post_batch(service: Service, request: Request) -> ASGIApp:
     """Make a batch of the lines in the body and have it run, or open one whose lines come later."""
     batches, caller = _batches(service), principal(request)
     batch_id = _batch_id(caller, idempotency_key(request.headers))
+    query = read_query(request, BatchQuery)
     if _kind(request) in LINES:
-        asked = options(read_query(request, BatchQuery))
-        batch, known = await batches.submit(caller, asked, _pieces(request), batch_id)
+        batch, known = await batches.submit(caller, options(query), _pieces(request), batch_id)
         return _response(service, batch, 202, known=known)
-    read_query(request, NoQuery)
     wanted = decode(await read_json(request, service.settings.max_body_bytes), BatchRequest)
     if wanted.blob is None:
-        batch, known = await batches.create(caller, options(wanted), batch_id)
+        batch, known = await batches.create(caller, options(query, wanted), batch_id)
         return _response(service, batch, 201, known=known)
-    batch, known = await batches.submit(caller, options(wanted), batches.blob(caller, wanted.blob), batch_id)
+    lines = batches.blob(caller, wanted.blob)
+    batch, known = await batches.submit(caller, options(query, wanted), lines, batch_id)
     return _response(service, batch, 202, known=known)
 
 

@@ -115,7 +115,8 @@ def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, An
         if operation.example is not None:
             content["application/json"]["example"] = operation.example
     if operation.lines and operation.method != "GET":
-        content[JSONL] = {"schema": {"type": "string"}}
+        # Of no type: text is all that a body can be, but a schema of a string means a string in JSON.
+        content[JSONL] = {"schema": {"description": "Lines of JSON.", "pattern": r"\S"}}
     if content:
         fields["requestBody"] = {"required": True, "content": content}
     return fields

@@ -31,7 +31,7 @@ def app() -> Any:
     """An app whose agent has enough to say. Nothing connects when it is made."""
     agent = Agent(name="assistant", model=ScriptedModel(["Fine."] * 50_000))
     built = build_app(Settings(store="memory"), agents=[agent])
-    return build(built.engine, built.settings, clock=built.clock)
+    return build(built.engine, built.settings, clock=built.clock, batches=lambda: built.batches)
 
 
 @schemathesis.serializer("application/jsonl", "application/x-ndjson")

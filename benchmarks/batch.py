@@ -29,7 +29,7 @@ class Size(NamedTuple):
     concurrency: int
 
 
-FULL = (Size(10_000, 8), Size(10_000, 16), Size(100_000, 32))
+FULL = (Size(10_000, 8), Size(10_000, 16), Size(10_000, 32), Size(100_000, 16))
 QUICK = (Size(300, 8),)
 
 

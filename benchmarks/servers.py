@@ -121,7 +121,7 @@ def mock_model(log: Path, *, latency_ms: int = 50, chunks: int = 50, seconds: in
 
 
 @contextmanager
-def sampan(folder: Path, mock: Mock) -> Iterator[Server]:
+def sampan(name: str, folder: Path, mock: Mock, *, store: str = "sqlite") -> Iterator[Server]:
     """`sampan run` as a user starts it, with an agent of one file and its data in `folder`."""
     agents = folder / "agents"
     agents.mkdir(parents=True)
@@ -129,9 +129,9 @@ def sampan(folder: Path, mock: Mock) -> Iterator[Server]:
     port = free_port()
     command = [sys.executable, "-m", "agent_core.cli", "run", f"--port={port}"]
     command += [f"--data={folder / 'data'}", f"--agents={agents}"]
-    model = {"MODEL_ENDPOINT": mock.endpoint, "MODEL_NAME": "mock"}
-    with running(command, port, folder / "sampan.log", **model) as pid:
-        yield Server("Sampan", pid, f"http://127.0.0.1:{port}/api/v1/agent", JSON_BODIES)
+    settings = {"MODEL_ENDPOINT": mock.endpoint, "MODEL_NAME": "mock", "SAMPAN_STORE": store}
+    with running(command, port, folder / "sampan.log", **settings) as pid:
+        yield Server(name, pid, f"http://127.0.0.1:{port}/api/v1/agent", JSON_BODIES)
 
 
 JSON_BODIES = {

@@ -76,7 +76,7 @@ def soak(seconds: float, *, sessions: int = SESSIONS) -> tuple[list[Sample], int
         folder = Path(name)
         with (
             mock_model(folder / "mock.log", latency_ms=20, seconds=int(seconds) + 600) as mock,
-            sampan(folder / "sampan", mock) as server,
+            sampan("Sampan", folder / "sampan", mock) as server,
         ):
             server = replace(server, bodies=BODIES)
             began = time.monotonic()

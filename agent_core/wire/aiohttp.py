@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from yarl import URL
 from agent_core.errors import ConfigError, ConnectError, CutError, OversizeError, ProtocolError, WireError
 from agent_core.wire.base import Request, Response, StreamedResponse
 from agent_core.wire.tls import shared_context
-from agent_core.wire.waits import Waits
+from agent_core.wire.waits import TICK, Waits
 
 MAX_RESPONSE = 64 * 1024 * 1024
 _IDLE_SECONDS = 30.0
@@ -93,21 +94,25 @@ class AiohttpWire:
 
     async def _pieces(self, waits: Waits, answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         loop, size = asyncio.get_running_loop(), 0
-        while True:
-            try:
-                async with asyncio.timeout_at(waits.reading(loop.time())):
-                    piece = await answer.content.readany()
-            except TimeoutError:
-                raise waits.stalled(loop.time()) from None
-            except (aiohttp.ClientError, OSError) as error:
-                raise _broken(waits.host, error) from None
-            if not piece:
-                return
-            waits.began = True
-            size += len(piece)
-            if size > self._max_response:
-                raise OversizeError(f"{waits.host}: the answer is larger than {self._max_response} bytes")
-            yield piece
+        watch = _Watch(loop, answer.content)
+        try:
+            while True:
+                watch.wait(waits.reading(loop.time()))
+                piece = await answer.content.readany()
+                watch.pause()
+                if not piece:
+                    return
+                waits.began = True
+                size += len(piece)
+                if size > self._max_response:
+                    raise OversizeError(f"{waits.host}: the answer is larger than {self._max_response} bytes")
+                yield piece
+        except _Overdue:
+            raise waits.stalled(loop.time()) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _broken(waits.host, error) from None
+        finally:
+            watch.stop()
 
     async def _make_session(self, loop: asyncio.AbstractEventLoop) -> _Session:
         for old in [old for old in self._sessions if old.is_closed()]:
@@ -115,6 +120,48 @@ class AiohttpWire:
         session = self._sessions[loop] = _Session(self._max_connections)
         await anext(session.keeper)
         return session
+
+
+class _Overdue(Exception):
+    """A wait for a piece took too long."""
+
+
+class _Watch:
+    """One timer for all waits for an answer's pieces: a stream has many, and hardly ever does one take too long.
+
+    It is moved on by a number, and looks at it only when it fires.
+    """
+
+    __slots__ = ("_content", "_loop", "_timer", "_until")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, content: aiohttp.StreamReader) -> None:
+        self._loop = loop
+        self._content = content
+        self._until = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait(self, until: float) -> None:
+        """From now on the reader is waited for, at most until then."""
+        self._until = until
+        if self._timer is None or until < self._timer.when():
+            self.stop()
+            self._timer = self._loop.call_at(until, self._look)
+
+    def pause(self) -> None:
+        """Nobody waits for the reader."""
+        self._until = math.inf
+
+    def stop(self) -> None:
+        """Nobody will wait for the reader any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._until <= self._loop.time() + TICK:
+            self._content.set_exception(_Overdue())
+        elif self._until < math.inf:
+            self._timer = self._loop.call_at(self._until, self._look)
 
 
 class _Call:

@@ -13,6 +13,10 @@ _WORDS = {
 }
 
 
+TICK = 0.001
+"""Seconds that a timer may fire early."""
+
+
 class Waits:
     """The deadlines of one request on its loop's clock, and how far its answer has come.
 
@@ -47,8 +51,7 @@ class Waits:
 
     def stalled(self, now: float, *, connecting: bool = False) -> StalledError:
         """The error of a wait that ended now without what it waited for."""
-        # Timers may fire a clock tick early.
-        if now >= self._total - 0.001:
+        if now >= self._total - TICK:
             name = "total"
         elif connecting:
             name = "connect"

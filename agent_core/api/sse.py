@@ -14,7 +14,7 @@ from agent_core.clock import Clock
 HEARTBEAT_SECONDS = 15.0
 """Longest silence on a stream: proxies cut connections that say nothing for half a minute or more."""
 
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.01
 """What comes this soon after a piece was sent waits for company: fewer writes, and nobody reads that fast."""
 
 _encode = msgspec.json.Encoder().encode

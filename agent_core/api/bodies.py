@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -61,7 +61,12 @@ def _check_type(request: Request) -> None:
 def decode(body: bytes, kind: type[T]) -> T:
     """The struct in the body. Raises MalformedError (not JSON) or InputError with the path of what is wrong."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.ValidationError as error:
+            if "got `float`" not in str(error):
+                raise
+            return msgspec.convert(_whole(msgspec.json.decode(body)), kind)
     except msgspec.ValidationError as error:
         raise _invalid(error, kind) from None
     except msgspec.DecodeError as error:
@@ -70,6 +75,17 @@ def decode(body: bytes, kind: type[T]) -> T:
         raise MalformedError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
         raise MalformedError("the body is nested too deeply") from None
+
+
+def _whole(value: Any) -> Any:
+    """The value with 2.0 as 2: to JSON Schema both are integers, and some languages write no other form."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    return value
 
 
 def read_query(request: Request, kind: type[T]) -> T:

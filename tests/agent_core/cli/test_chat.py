@@ -74,7 +74,8 @@ def test_only_finished_blocks_are_printed_for_good(text: str, done: str) -> None
 
 # A session of its own with the pseudo-terminal as its controlling one, so that Ctrl-C is a signal.
 TAKE_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a shell does: a job in the background is born deaf to it
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, "-m", "agent_core.cli", *sys.argv[1:]])

@@ -20,9 +20,6 @@ log = logging.getLogger("sampan.outbox")
 SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds from one try to the next: the schedule that Standard Webhooks recommends."""
 
-CLAIM_SECONDS = 60.0
-"""How long an entry is one process's to deliver, before the sweeper takes that process for dead."""
-
 
 async def push(kit: Kit, key: Key, due: Due) -> bool:
     """Try one delivery of an outbox entry; a failed one is put off, after the last it becomes a dead letter."""
@@ -48,8 +45,11 @@ async def push(kit: Kit, key: Key, due: Due) -> bool:
 
 
 async def push_again(kit: Kit, key: Key, due: Due) -> bool:
-    """Try a delivery that may be under way elsewhere; False where it is, for now, another process's to make."""
-    mine = keys.due(kit.clock.now() + CLAIM_SECONDS, due.tenant, due.run_id, suffix="/push")
+    """Try a delivery that others may want to try too; False where one of them was first.
+
+    It is this process's for a lease's time, then the sweeper takes that for dead.
+    """
+    mine = keys.due(kit.clock.now() + kit.lease_seconds, due.tenant, due.run_id, suffix="/push")
     try:
         await kit.store.write(Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)))
     except ConditionError:

@@ -14,13 +14,13 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.durability.evidence import Evidence, gather
-from tests.durability.process import At, Ended, live, too_early, warm_up, work
+from tests.durability.process import At, Ended, live, scene, too_early, warm_up, work
 from tests.durability.scenarios import SCENARIOS, Scenario
-from tests.durability.world import LEASE_SECONDS, World, new_world
+from tests.durability.world import LEASE_SECONDS, World
 
 STYLES = ("redeliver", "sweep", "early")
 """What happens first after a crash: the message comes again, the sweeper comes, or the message comes too early."""
@@ -55,7 +55,7 @@ def body_of(world: World, scenario: Scenario, style: str) -> Any:
 def normal_life(scenario: Scenario) -> tuple[Evidence, list[At]]:
     """What a life without a crash leaves, and the boundaries it passes."""
     warm_up(scenario)
-    with new_world() as world:
+    with scene(scenario) as world:
         ended = live(world, body_of(world, scenario, "redeliver"))
         if ended != Ended(0, 0):
             raise SystemExit(f"{scenario.name} fails without a crash:\n{stderr(world)}")
@@ -77,7 +77,7 @@ def crash(
     scenario: Scenario, normal: Evidence, kills: Sequence[At], style: str
 ) -> tuple[list[At], list[Any]]:
     """A life with these crashes: the boundaries of the last process, and what is wrong with what it left."""
-    with new_world() as world:
+    with scene(scenario) as world:
         for at in kills:
             ended = live(world, body_of(world, scenario, style), at)
             if ended == Ended(0, 0) and at is not kills[0]:
@@ -97,13 +97,17 @@ def crash(
         return [At(*one) for one in passed], after.compared_with(normal, crashes=len(kills))
 
 
-def once(scenario: Scenario, styles: Sequence[str]) -> tuple[Row, Evidence, dict[tuple[At, str], list[At]]]:
+Lives = dict[tuple[At, str], list[At]]
+"""The boundaries that were passed after each crash, by where it was and what came first then."""
+
+
+def once(scenario: Scenario, styles: Sequence[str], every_style: bool) -> tuple[Row, Evidence, Lives]:
     """Every boundary, every hit, one crash."""
     normal, passed = normal_life(scenario)
     row = Row(scenario.name, points=len({at.point for at in passed}))
-    lives: dict[tuple[At, str], list[At]] = {}
-    for at in passed:
-        for style in styles:
+    lives: Lives = {}
+    for place, at in enumerate(passed):
+        for style in styles if every_style else [styles[place % len(styles)]]:
             lives[at, style], found = crash(scenario, normal, [at], style)
             row.kills += 1
             row.paid_again += any(kind == "paid again" for kind, _ in found)
@@ -111,7 +115,7 @@ def once(scenario: Scenario, styles: Sequence[str]) -> tuple[Row, Evidence, dict
     return row, normal, lives
 
 
-def pairs(lives: dict[tuple[At, str], list[At]], wanted: int | None) -> Iterator[tuple[At, At, str]]:
+def pairs(lives: Lives, wanted: int | None) -> Iterator[tuple[At, At, str]]:
     """Two crashes one after the other: all, or so many of them by chance (the same ones each time)."""
     every = [(first, second, style) for (first, style), passed in lives.items() for second in passed]
     if wanted is not None and wanted < len(every):
@@ -119,9 +123,9 @@ def pairs(lives: dict[tuple[At, str], list[At]], wanted: int | None) -> Iterator
     yield from every
 
 
-def prove(scenario: Scenario, styles: Sequence[str], twice: int | None) -> Row:
+def prove(scenario: Scenario, styles: Sequence[str], twice: int | None, every_style: bool) -> Row:
     """The scenario's line of the table."""
-    row, normal, lives = once(scenario, styles)
+    row, normal, lives = once(scenario, styles, every_style)
     for first, second, style in pairs(lives, twice):
         _, found = crash(scenario, normal, [first, second], style)
         row.pairs += 1
@@ -129,14 +133,31 @@ def prove(scenario: Scenario, styles: Sequence[str], twice: int | None) -> Row:
     return row
 
 
+def always(scenario: Scenario) -> Row:
+    """Replay always: each process does one step and is killed once that is stored; nothing is paid or done again."""
+    stepwise = replace(scenario, name=f"{scenario.name}, always", one_step=True)
+    normal, passed = normal_life(stepwise)
+    row = Row(stepwise.name, points=1)
+    boundary = At("after release", 1)
+    with scene(stepwise) as world:
+        while (ended := live(world, body_of(world, stepwise, "redeliver"), boundary)) != Ended(0, 0):
+            row.kills += 1
+            if ended.killed_by != signal.SIGKILL or row.kills > len(passed):
+                row.add("each boundary", [("lost", f"after {row.kills} lives: {ended}\n{stderr(world)}")])
+                return row
+        after = asyncio.run(gather(world, stepwise))
+        row.add("each boundary", after.compared_with(normal, crashes=0))
+    return row
+
+
 def table(rows: Sequence[Row]) -> str:
     """For people."""
     titles = ("points", "kills", "twice", "paid again", "lost", "double", "other")
-    lines = [f"{'scenario':14}" + "".join(f"{title:>12}" for title in titles)]
+    lines = [f"{'scenario':22}" + "".join(f"{title:>12}" for title in titles)]
     for row in rows:
         other = len(row.problems) - row.lost - row.double
         counts = (row.points, row.kills, row.pairs, row.paid_again, row.lost, row.double, max(other, 0))
-        lines.append(f"{row.scenario:14}" + "".join(f"{count:12}" for count in counts))
+        lines.append(f"{row.scenario:22}" + "".join(f"{count:12}" for count in counts))
     return "\n".join(lines)
 
 
@@ -150,12 +171,19 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--scenario", choices=SCENARIOS, action="append")
     parser.add_argument("--style", choices=STYLES, action="append")
+    parser.add_argument(
+        "--in-turn", action="store_true", help="one style for each crash, in turn, not all of them"
+    )
     parser.add_argument("--twice", default="0", help="how many pairs of crashes for each scenario, or `all`")
     parser.add_argument("--problems", type=int, default=20, help="how many problems are told")
     parser.add_argument("--verbose", action="store_true", help="with the traceback of each")
     options = parser.parse_args()
     twice = None if options.twice == "all" else int(options.twice)
-    rows = [prove(SCENARIOS[name], options.style or STYLES, twice) for name in options.scenario or SCENARIOS]
+    rows = []
+    for name in options.scenario or SCENARIOS:
+        rows.append(prove(SCENARIOS[name], options.style or STYLES, twice, not options.in_turn))
+        if SCENARIOS[name].way == "at once":
+            rows.append(always(SCENARIOS[name]))
     print(table(rows))
     problems = [problem for row in rows for problem in row.problems]
     for problem in problems[: options.problems]:

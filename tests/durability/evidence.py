@@ -11,9 +11,11 @@ from agent_core.engine import keys
 from agent_core.engine.calls import UNCERTAIN
 from agent_core.engine.runs import Head, Run, Step
 from agent_core.messages import Message, Principal, from_record
+from agent_core.queues.base import Counts
+from agent_core.queues.sqlite import SqliteQueue
 from agent_core.store.base import Key, Record, Store
 from agent_core.store.sqlite import SqliteStore
-from tests.durability.scenarios import Scenario
+from tests.durability.scenarios import QUEUE, Scenario
 from tests.durability.world import World, WorldClock
 
 ME = Principal()
@@ -100,7 +102,7 @@ async def gather(world: World, scenario: Scenario) -> Evidence:
     try:
         sessions = sorted({session for session, _ in scenario.says.values()})
         return Evidence(
-            answers={key: await _answer(store, key) for key in scenario.says},
+            answers={key: await _answer(store, scenario.key(key)) for key in scenario.says},
             told=_told(world),
             transcripts={session: await _transcript(store, session) for session in sessions},
             effects=_effects(world),
@@ -110,7 +112,8 @@ async def gather(world: World, scenario: Scenario) -> Evidence:
             billed=await _billed(store, clock),
             left=[words for session in sessions for words in await _left_in(store, clock, session)]
             + [f"due: {record.fields}" for record in await _all(store, keys.DUE)]
-            + [f"dead: {record.fields}" for record in await _all(store, keys.dead(ME.tenant, "").partition)],
+            + [f"dead: {record.fields}" for record in await _all(store, keys.dead(ME.tenant, "").partition)]
+            + await _left_in_queue(world, clock),
         )
     finally:
         await store.close()
@@ -171,10 +174,23 @@ async def _left_in(store: Store, clock: WorldClock, session: str) -> list[str]:
     return left
 
 
+async def _left_in_queue(world: World, clock: WorldClock) -> list[str]:
+    if not world.queue.exists():
+        return []
+    queue = SqliteQueue(world.queue, clock, QUEUE)
+    try:
+        counts = await queue.counts()
+        dead = await queue.dead.counts() if queue.dead else Counts()
+        return [f"the queue still has {one}" for one in (counts, dead) if one != Counts()]
+    finally:
+        await queue.close()
+
+
 async def _billed(store: Store, clock: WorldClock) -> Counter[str]:
     """Model calls by run, as the ledger has them; a run that is in it twice was billed twice."""
     billed: Counter[str] = Counter()
-    for day in {keys.day(clock.now()), keys.day(clock.now() - clock.ahead)}:
+    began = clock.now() - clock.ahead - 600  # no case takes longer, but it may have begun before midnight
+    for day in {keys.day(clock.now()), keys.day(clock.now() - clock.ahead), keys.day(began)}:
         for record in await _all(store, f"{ME.tenant}/ledger/{day}"):
             entry = from_record(Ledger, record.fields)
             billed[entry.run_id] += len(entry.entries)

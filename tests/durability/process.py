@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -11,20 +12,22 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from agent_core.app import App, build_app
 from agent_core.engine import points
 from agent_core.engine.runs import Inbound, Run
 from agent_core.errors import RunningError
 from agent_core.messages import Principal
+from agent_core.queues.consumer import process
+from agent_core.queues.sqlite import SqliteQueue
 from agent_core.settings import Settings
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ScriptedWire
 from tests.durability.cast import Postbox, agent_of, verdict
-from tests.durability.scenarios import Scenario
+from tests.durability.scenarios import QUEUE, Scenario
 from tests.durability.world import LEASE_SECONDS, World, WorldClock, new_world
 
 ME = Principal()
@@ -93,20 +96,71 @@ async def work(world: World, scenario: Scenario, *, sweep_first: bool = False) -
         if sweep_first:
             await app.engine.sweep()
             await app.engine.drain()
-        await asyncio.gather(*(deliver(world, scenario, app, key) for key in scenario.says))
+        if scenario.way == "queue":
+            await work_on_queue(world, app)
+        elif scenario.way == "in turn":
+            for key in scenario.says:
+                await deliver(world, scenario, app, key)
+        else:
+            await asyncio.gather(*(deliver(world, scenario, app, key) for key in scenario.says))
         await app.engine.sweep()
         await app.engine.drain()
     finally:
         await app.close()
 
 
+def open_queue(world: World) -> SqliteQueue:
+    """The world's queue, into which others put messages."""
+    return SqliteQueue(world.queue, WorldClock(world), QUEUE, busy_seconds=2.0)
+
+
+async def fill_queue(world: World, scenario: Scenario) -> None:
+    """What a producer does, before all else."""
+    queue = open_queue(world)
+    await queue.send(*map(scenario.entry, scenario.says))
+    await queue.close()
+
+
+class WatchedQueue:
+    """A queue with a boundary before and after each thing that it does."""
+
+    def __init__(self, queue: SqliteQueue) -> None:
+        self._queue = queue
+        self.rules = queue.rules
+
+    def __getattr__(self, verb: str) -> Any:
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            points.point(f"before {verb}")
+            answer = await getattr(self._queue, verb)(*args, **kwargs)
+            points.point(f"after {verb}")
+            return answer
+
+        return ask
+
+
+async def work_on_queue(world: World, app: App) -> None:
+    """Receive and handle until nothing comes."""
+    queue: Any = WatchedQueue(open_queue(world))
+    while records := await queue.receive():
+        await process(records, app.desk.handle, queue=queue, clock=app.clock, delete=True)
+    await queue.close()
+
+
 async def deliver(world: World, scenario: Scenario, app: App, key: str) -> None:
     """Send a message as its sender does, see its run through, and note what the sender was told."""
-    inbound = scenario.inbound(key)
-    run = await app.engine.answer(inbound, stop_at=PAST if scenario.one_step else 0.0)
+    run = await insist(app, scenario.inbound(key), PAST if scenario.one_step else 0.0)
     while not run.done:
         run = await settle(world, app, run)
     world.log("told", key=key, run=run.id, status=run.status, text=run.reply.text if run.reply else "")
+
+
+async def insist(app: App, inbound: Inbound, stop_at: float) -> Run:
+    """Send it, and once more if its run is under way here: then it has ended when all the work here has."""
+    try:
+        return await app.engine.answer(inbound, stop_at=stop_at)
+    except RunningError:
+        await app.engine.drain()
+        return await app.engine.answer(inbound, stop_at=stop_at)
 
 
 async def settle(world: World, app: App, run: Run) -> Run:
@@ -124,24 +178,30 @@ async def settle(world: World, app: App, run: Run) -> Run:
 
 
 async def too_early(world: World, scenario: Scenario) -> None:
-    """Deliver all messages again while the dead worker's lease still holds: the sender is told to wait, or answered."""
+    """Deliver all messages again while the dead worker's lease still holds, and wait for nothing that takes longer."""
     app = open_app(world, scenario)
-
-    async def one(inbound: Inbound) -> None:
-        try:
-            await app.engine.answer(inbound, stop_at=PAST if scenario.one_step else 0.0)
-        except RunningError:
-            world.log("refused", key=inbound.key)
-
     try:
-        await asyncio.gather(*(one(scenario.inbound(key)) for key in scenario.says))
+        if scenario.way == "queue":
+            await work_on_queue(world, app)
+        else:
+            await asyncio.gather(*(app.engine.submit(scenario.inbound(key)) for key in scenario.says))
+            await app.engine.drain()
     finally:
         await app.close()
 
 
+@contextlib.contextmanager
+def scene(scenario: Scenario) -> Iterator[World]:
+    """A world in which the scenario can begin."""
+    with new_world() as world:
+        if scenario.way == "queue":
+            asyncio.run(fill_queue(world, scenario))
+        yield world
+
+
 def warm_up(scenario: Scenario) -> None:
     """Do all of it here once, so that processes forked from this one find the modules loaded."""
-    with new_world() as world:
+    with scene(scenario) as world:
         asyncio.run(work(world, scenario))
     gc.collect()
     gc.freeze()

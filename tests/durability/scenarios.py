@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from agent_core.agent import Compaction
 from agent_core.engine.runs import Delivery, Inbound
 from agent_core.messages import Message
+from agent_core.queues.base import Entry, Rules
 from tests.durability.cast import Plan, Rounds, call
+
+QUEUE = Rules(name="inbound", fifo=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """`says` are the messages by idempotency key, with the session of each; `plan` what the model does about them.
+    """`says` are the messages by idempotency key, with the session of each; `plan` is what the model does about them.
 
-    `one_step`: each attempt is told that its time is up, so it does one step and hands over. `pushed`: replies are
-    pushed to a channel.
+    `way`: the messages come all at once, one after the other, or in a queue. `one_step`: each attempt is told that its
+    time is up, so it does one step and hands over. `pushed`: replies are pushed to a channel.
     """
 
     name: str
     about: str
     says: Mapping[str, tuple[str, str]]
     plan: Plan
+    way: Literal["at once", "in turn", "queue"] = "at once"
     one_step: bool = False
     pushed: bool = False
     agent: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self, key: str) -> str:
+        """The idempotency key as the engine knows it."""
+        return f"queue/{key}" if self.way == "queue" else key
 
     def inbound(self, key: str) -> Inbound:
         """The message of this key."""
@@ -38,9 +48,18 @@ class Scenario:
             delivery=Delivery(kind="postbox", address=session) if self.pushed else None,
         )
 
+    def entry(self, key: str) -> Entry:
+        """The message of this key as a producer puts it into a queue."""
+        session, words = self.says[key]
+        return Entry(body=json.dumps({"message": words, "session_id": session}), group=session, dedupe=key)
+
 
 def nothing(words: str) -> Rounds:
     return []
+
+
+def one_tool(words: str) -> Rounds:
+    return [[call("pay", order=words)]]
 
 
 def three_tools(words: str) -> Rounds:
@@ -91,6 +110,27 @@ SCENARIOS = {
             about="ten messages to ten sessions in one worker",
             says={f"k{n}": (f"s{n}", f"hello {n}") for n in range(10)},
             plan=nothing,
+        ),
+        Scenario(
+            name="queue of 10",
+            about="ten messages in a queue, taken by one worker that acknowledges each when it is done",
+            says={f"k{n}": (f"s{n}", f"hello {n}") for n in range(10)},
+            plan=nothing,
+            way="queue",
+        ),
+        Scenario(
+            name="inbox",
+            about="three messages to one session at once",
+            says={f"k{n}": ("s1", f"hello {n}") for n in range(3)},
+            plan=one_tool,
+        ),
+        Scenario(
+            name="compaction",
+            about="three messages, of which the third has the first summarised",
+            says={f"k{n}": ("s1", f"hello {n}") for n in range(3)},
+            plan=nothing,
+            way="in turn",
+            agent={"compaction": Compaction(at_tokens=40, keep=2)},
         ),
         Scenario(name="push", about="the reply is pushed to a channel", says=ONE, plan=nothing, pushed=True),
     )

@@ -22,6 +22,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.database = folder / "sampan.db"
+        self.queue = folder / "queue.db"
 
     def log(self, name: str, **entry: Any) -> None:
         """Add a line to a log: one write to a file opened for appending, so that processes do not mix their lines."""

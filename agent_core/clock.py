@@ -39,11 +39,39 @@ def sortable_id(milliseconds: int, noise: int) -> str:
     return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
+class SystemNoise:
+    """Randomness of the system, 9 bytes for each id, fetched for many ids at once.
+
+    Asking for it lets another thread in, which may then hold us up: six times in a turn. What was fetched is not used
+    in a fork, nor after a second, so that processes restored from one snapshot do not share it.
+    """
+
+    def __init__(self) -> None:
+        self._fetched: list[bytes] = []
+        self._pid = 0
+        self._until = 0
+
+    def take(self, milliseconds: int) -> bytes:
+        """Nine bytes that nobody else gets; `milliseconds` is the time now."""
+        if not 0 <= self._until - milliseconds <= 1000 or self._pid != os.getpid():
+            self._fetched = []
+            self._pid, self._until = os.getpid(), milliseconds + 1000
+        try:
+            return self._fetched.pop()  # in one step, whatever other threads do
+        except IndexError:
+            many = os.urandom(9 * 64)
+            fetched = [many[start : start + 9] for start in range(0, len(many), 9)]
+            mine = fetched.pop()
+            self._fetched = fetched
+            return mine
+
+
 class SystemClock:
     """The machine's own clock."""
 
     def __init__(self) -> None:
         self._last = (0, 0)
+        self._noise = SystemNoise()
 
     def now(self) -> float:
         """Seconds since 1970-01-01 UTC."""
@@ -60,13 +88,13 @@ class SystemClock:
     def new_id(self) -> str:
         """26 characters that sort by time of making and don't repeat."""
         milliseconds = time.time_ns() // 1_000_000
+        fresh = self._noise.take(milliseconds)
         last, noise = self._last
         if milliseconds <= last:  # same millisecond, or a clock set back: go on counting, so that order holds
             # By steps of chance: another thread, or a child forked just now, may count from the same number.
-            milliseconds, noise = last, noise + 1 + int.from_bytes(os.urandom(5))
+            milliseconds, noise = last, noise + 1 + int.from_bytes(fresh[:5])
         else:
-            # os.urandom, not random: it stays different in processes restored from one snapshot.
-            noise = int.from_bytes(os.urandom(9))  # 8 bits short of full, so that counting can't overflow
+            noise = int.from_bytes(fresh)  # 8 bits short of full, so that counting can't overflow
         self._last = (milliseconds, noise)
         return sortable_id(milliseconds, noise)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
+from copy import copy, deepcopy
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_core.clock import Clock, SystemClock, sortable_id
+from agent_core.clock import Clock, SystemClock, SystemNoise, sortable_id
 from agent_core.testing import ManualClock
 
 ALPHABET = set("0123456789abcdefghjkmnpqrstvwxyz")
@@ -61,6 +63,38 @@ def test_copies_of_a_clock_as_a_fork_makes_them_give_different_ids() -> None:
     twin = copy(clock)
     ids = [one.new_id() for _ in range(500) for one in (clock, twin)]
     assert len(set(ids)) == 1000
+
+
+FORK = """
+import os
+from agent_core.clock import SystemClock
+clock = SystemClock()
+clock.new_id()
+child = os.fork() == 0
+print("\\n".join(clock.new_id() for _ in range(500)), flush=True)
+if not child:
+    os.wait()
+"""
+
+
+def test_a_forked_process_gives_other_ids() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=30
+    )
+    ids = result.stdout.split()
+    assert len(ids) == 1000
+    assert len(set(ids)) == 1000
+    assert len({new[10:] for new in ids}) == 1000  # not by their time alone
+
+
+def test_noise_is_used_once_and_not_for_long() -> None:
+    noise = SystemNoise()
+    assert len({noise.take(5000) for _ in range(200)}) == 200
+    restored = deepcopy(noise)  # as a snapshot keeps it
+    assert noise.take(5000) == restored.take(5000)
+    for later in (6001, 4000):
+        one, other = deepcopy(noise), deepcopy(noise)
+        assert one.take(later) != other.take(later)
 
 
 async def test_a_sleep_of_nothing_lets_others_work(clock: Clock) -> None:

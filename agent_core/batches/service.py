@@ -139,6 +139,8 @@ class Batches:
                 raise KeyReusedError("this idempotency key was used for a batch with fewer lines")
             return batch, True
         batch = await self._upload(batch).take(chunks)
+        if not batch.lines:
+            raise InputError("the batch has no lines")
         return await self.start(principal, batch.id), False
 
     async def blob(self, principal: Principal, ref: str) -> AsyncIterator[bytes]:
@@ -192,7 +194,7 @@ class Batches:
         if batch.status != "uploading":
             return batch
         if not batch.lines:
-            raise InputError("the batch has no lines")
+            raise ConflictError("the batch has no lines yet; send some, then start it")
         due = keys.due(self._clock.now(), principal.tenant, batch.id, suffix="/batch")
         entry = Due(kind=KIND, tenant=principal.tenant, user=principal.user, session_id="", run_id=batch.id)
         try:

@@ -71,9 +71,10 @@ from agent_core.clock import SystemClock
 clock = SystemClock()
 clock.new_id()
 child = os.fork() == 0
-print("\\n".join(clock.new_id() for _ in range(500)), flush=True)
+ids = [clock.new_id() for _ in range(500)]
 if not child:
-    os.wait()
+    os.wait()  # so that the two do not write into each other's lines
+print("\\n".join(ids), flush=True)
 """
 
 

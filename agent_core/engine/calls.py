@@ -16,7 +16,7 @@ from agent_core.engine.events import call_event, result_event
 from agent_core.engine.points import point
 from agent_core.engine.runs import Question, Step
 from agent_core.errors import ToolError
-from agent_core.messages import ToolCall, ToolResult, Turn
+from agent_core.messages import ToolCall, ToolResult
 
 log = logging.getLogger("sampan.engine")
 
@@ -176,14 +176,14 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
     if plan.stored is not None and plan.stored.result is not None:
         attempt.meter.count(plan.stored)
         return plan.stored.result
-    call, turn = plan.call, attempt.turn(plan.number)
+    call = plan.call
     attempt.feed.emit(call_event(plan.number, attempt.fence, msgspec.to_builtins(call)))
     started = attempt.clock.now()
     if plan.refusal:
         result = ToolResult(call_id=call.id, name=call.name, content=plan.refusal, error=True)
     else:
-        result = plan.found or await _run(attempt, call, turn)
-        result = await attempt.bound.plugins.after_tool(result, turn)
+        result = plan.found or await _run(attempt, plan)
+        result = await attempt.bound.plugins.after_tool(result, attempt.turn(plan.number))
     attempt.feed.emit(result_event(plan.number, attempt.fence, msgspec.to_builtins(result)))
     step = Step(
         number=plan.number,
@@ -201,9 +201,9 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
     return result
 
 
-async def _run(attempt: Attempt, call: ToolCall, turn: Turn) -> ToolResult:
+async def _run(attempt: Attempt, plan: Planned) -> ToolResult:
     point("before tool")
     await attempt.journal.hold()
-    result = await attempt.bound.toolbox.call(call, turn)
+    result = await attempt.bound.toolbox.call(plan.call, attempt.turn(plan.number))
     point("after tool")
     return result

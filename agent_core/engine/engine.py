@@ -145,7 +145,7 @@ class Engine:
         if accepted.lease is not None:
             self._start(run, accepted.lease, fresh=accepted.fresh, stop_at=stop_at)
         else:
-            self._spawn(self._attend(run, feed))
+            self._spawn(self._attend(run, feed, stop_at))
         return run, feed
 
     def _completed(self, inbound: Inbound) -> Inbound:
@@ -180,9 +180,9 @@ class Engine:
         known = {run.id: run} if fresh else {}
         worker = Worker(self._kit, run.principal, run.session_id, lease, known, stop_at)
         self._working.add(lease.head.partition)
-        return self._spawn(self._worked(worker, run, lease))
+        return self._spawn(self._worked(worker, run, lease, stop_at))
 
-    async def _worked(self, worker: Worker, run: Run, lease: Lease) -> None:
+    async def _worked(self, worker: Worker, run: Run, lease: Lease, stop_at: float) -> None:
         """Let the worker work, then wake whoever in this process waits for its session."""
         session = lease.head.partition
         bound = self.agents.get(run.agent)
@@ -203,7 +203,7 @@ class Engine:
             await self._wake_soon(run)
         left = self._feeds.get(run.id)
         if left is not None and left.awaited:
-            await self._attend(run, left)  # another worker goes on: see it through
+            await self._attend(run, left, stop_at)  # another worker goes on: see it through
         else:
             self._feeds.pop(run.id, None)
 
@@ -211,8 +211,11 @@ class Engine:
         """Look after what was left lying: call it once a minute."""
         return await sweep(self._kit, self.wake)
 
-    async def _attend(self, run: Run, feed: Feed) -> None:
-        """Stay with a run that is worked on elsewhere until it is over; take it over if its worker died."""
+    async def _attend(self, run: Run, feed: Feed, stop_at: float) -> None:
+        """Stay with a run that is worked on elsewhere until it is over; take it over if its worker died.
+
+        Not where this process will be stopped soon: what was handed over is for others to go on with.
+        """
         session = keys.session(run.principal, run.session_id)
         attended = self._attended.setdefault(session, set())
         attended.add(feed)
@@ -231,7 +234,8 @@ class Engine:
                 if tries:
                     await self._clock.sleep(POLL_SECONDS[min(tries, len(POLL_SECONDS)) - 1])
                 tries += 1
-                await self.resume(run.principal, run.session_id)
+                if not stop_at or self._clock.now() < stop_at:
+                    await self.resume(run.principal, run.session_id, stop_at=stop_at)
         except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it was
             feed.fail(error)
         finally:

@@ -189,8 +189,8 @@ async def _left_in_queue(world: World, clock: WorldClock) -> list[str]:
 async def _billed(store: Store, clock: WorldClock) -> Counter[str]:
     """Model calls by run, as the ledger has them; a run that is in it twice was billed twice."""
     billed: Counter[str] = Counter()
-    began = clock.now() - clock.ahead - 600  # no case takes longer, but it may have begun before midnight
-    for day in {keys.day(clock.now()), keys.day(clock.now() - clock.ahead), keys.day(began)}:
+    now = clock.now() - clock.ahead
+    for day in sorted({keys.day(now + hours * 3600) for hours in (-2, 0, 2)}):  # it may be about midnight
         for record in await _all(store, f"{ME.tenant}/ledger/{day}"):
             entry = from_record(Ledger, record.fields)
             billed[entry.run_id] += len(entry.entries)

@@ -19,11 +19,12 @@ from typing import Any, NoReturn
 from agent_core.app import App, build_app
 from agent_core.engine import points
 from agent_core.engine.runs import Inbound, Run
-from agent_core.errors import RunningError
+from agent_core.errors import ConflictError, RunningError
 from agent_core.messages import Principal
 from agent_core.queues.consumer import process
 from agent_core.queues.sqlite import SqliteQueue
 from agent_core.settings import Settings
+from agent_core.store.base import Store
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ScriptedWire
 from tests.durability.cast import Postbox, agent_of, verdict
@@ -69,13 +70,18 @@ def kill_me() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def open_app(world: World, scenario: Scenario) -> App:
+def open_store(world: World, busy_seconds: float = 2.0) -> Store:
+    """The world's store, as one process sees it."""
+    return SqliteStore(world.database, WorldClock(world), busy_seconds=busy_seconds)
+
+
+def open_app(world: World, scenario: Scenario, store: Store | None = None) -> App:
     """The application on the world's store and clock."""
     clock = WorldClock(world)
     app = build_app(
         Settings.from_env({}, data=str(world.folder), lease_seconds=LEASE_SECONDS),
         agents=[agent_of(world, scenario.plan, **scenario.agent)],
-        store=SqliteStore(world.database, clock, busy_seconds=2.0),
+        store=store or open_store(world),
         wire=ScriptedWire(),
         clock=clock,
     )
@@ -89,9 +95,11 @@ def open_app(world: World, scenario: Scenario) -> App:
     return app
 
 
-async def work(world: World, scenario: Scenario, *, sweep_first: bool = False) -> None:
+async def work(
+    world: World, scenario: Scenario, *, sweep_first: bool = False, store: Store | None = None
+) -> None:
     """Deliver all messages, answer what a person is asked, sweep once: after that, all must be done."""
-    app = open_app(world, scenario)
+    app = open_app(world, scenario, store)
     try:
         if sweep_first:
             await app.engine.sweep()
@@ -102,6 +110,9 @@ async def work(world: World, scenario: Scenario, *, sweep_first: bool = False) -
             for key in scenario.says:
                 await deliver(world, scenario, app, key)
         else:
+            if scenario.way == "behind each other":
+                for key in scenario.says:
+                    await app.engine.submit(scenario.inbound(key))
             await asyncio.gather(*(deliver(world, scenario, app, key) for key in scenario.says))
         await app.engine.sweep()
         await app.engine.drain()
@@ -163,17 +174,24 @@ async def insist(app: App, inbound: Inbound, stop_at: float) -> Run:
         return await app.engine.answer(inbound, stop_at=stop_at)
 
 
+class StuckError(Exception):
+    """Nobody works on a run, and nobody is asked: where a worker just died, its lease must run out first."""
+
+
 async def settle(world: World, app: App, run: Run) -> Run:
     """Answer what the run asks, as a person does."""
     for question in run.questions:
         if question.status == "asked":
             world.log("asked", reason=question.reason)
             answer = app.engine.approve if verdict(world, run, question) else app.engine.deny
-            await answer(ME, run.id, question.hash)
+            try:
+                await answer(ME, run.id, question.hash)
+            except ConflictError:
+                world.log("refused", hash=question.hash)  # another person was first
     await app.engine.drain()
     after = await app.engine.run(ME, run.id)
     if after == run:
-        raise AssertionError(f"run {run.id} is stuck: {run.status}, {run.questions}")
+        raise StuckError(f"run {run.id} is stuck: {run.status}, {run.questions}")
     return after
 
 
@@ -184,7 +202,8 @@ async def too_early(world: World, scenario: Scenario) -> None:
         if scenario.way == "queue":
             await work_on_queue(world, app)
         else:
-            await asyncio.gather(*(app.engine.submit(scenario.inbound(key)) for key in scenario.says))
+            for key in scenario.says:
+                await app.engine.submit(scenario.inbound(key))
             await app.engine.drain()
     finally:
         await app.close()
@@ -217,17 +236,29 @@ class Ended:
     code: int
 
 
-def live(
+def fork(
     world: World, body: Callable[[], object], at: At | None = None, act: Callable[[], None] = kill_me
-) -> Ended:
-    """Fork a process that does this in the world, and wait for its end. To be called where no thread runs."""
+) -> int:
+    """Begin a process that does this in the world. To be called where no other thread runs."""
     child = os.fork()
     if child == 0:
         _be_child(world, body, at, act)
+    return child
+
+
+def wait(child: int) -> Ended:
+    """Wait for the end of a process."""
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return Ended(os.WTERMSIG(status), 0)
     return Ended(0, os.WEXITSTATUS(status))
+
+
+def live(
+    world: World, body: Callable[[], object], at: At | None = None, act: Callable[[], None] = kill_me
+) -> Ended:
+    """The whole life of a process that does this in the world."""
+    return wait(fork(world, body, at, act))
 
 
 def _be_child(world: World, body: Callable[[], object], at: At | None, act: Callable[[], None]) -> NoReturn:

@@ -20,7 +20,8 @@ QUEUE = Rules(name="inbound", fifo=True)
 class Scenario:
     """`says` are the messages by idempotency key, with the session of each; `plan` is what the model does about them.
 
-    `way`: the messages come all at once, one after the other, or in a queue. `one_step`: each attempt is told that its
+    `way`: the messages come all at once, one behind the other, each after the answer to the one before, or in a queue.
+    `one_step`: each attempt is told that its
     time is up, so it does one step and hands over. `pushed`: replies are pushed to a channel.
     """
 
@@ -28,7 +29,7 @@ class Scenario:
     about: str
     says: Mapping[str, tuple[str, str]]
     plan: Plan
-    way: Literal["at once", "in turn", "queue"] = "at once"
+    way: Literal["at once", "behind each other", "in turn", "queue"] = "at once"
     one_step: bool = False
     pushed: bool = False
     agent: Mapping[str, Any] = field(default_factory=dict)
@@ -120,9 +121,10 @@ SCENARIOS = {
         ),
         Scenario(
             name="inbox",
-            about="three messages to one session at once",
+            about="three messages to one session, one behind the other",
             says={f"k{n}": ("s1", f"hello {n}") for n in range(3)},
             plan=one_tool,
+            way="behind each other",
         ),
         Scenario(
             name="compaction",

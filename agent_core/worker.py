@@ -14,7 +14,7 @@ import msgspec
 
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
-from agent_core.engine.runs import Failure, Inbound
+from agent_core.engine.runs import Failure, Inbound, Run
 from agent_core.errors import AgentError, MalformedError
 from agent_core.messages import Principal
 from agent_core.queues.base import Entry, Queue, Received
@@ -95,6 +95,11 @@ class Desk:
         else:
             await self._answer(record, queue, stop_at)
 
+    async def take_in(self, body: bytes, *, key: str, channel: str = "schedule", stop_at: float = 0.0) -> Run:
+        """Accept a whole message under this key; a worker answers it. Raises what it can't be accepted for."""
+        inbound = msgspec.structs.replace(self._inbound(body), key=key, channel=channel)
+        return await self._engine.hand_in(inbound, stop_at=stop_at)
+
     async def _wake_up(self, record: Received, stop_at: float) -> None:
         try:
             address = msgspec.json.decode(record.body, type=WakeUp).session
@@ -106,23 +111,26 @@ class Desk:
 
     async def _answer(self, record: Received, queue: str, stop_at: float) -> None:
         seconds = max(stop_at - self._clock.now(), 0.001) if stop_at else 0.0
-        run = await self._engine.answer(self._inbound(record, queue), wait_seconds=seconds, stop_at=stop_at)
+        inbound = msgspec.structs.replace(
+            self._inbound(record.body.encode()), key=f"queue/{queue}/{_id_of(record)}"
+        )
+        run = await self._engine.answer(inbound, wait_seconds=seconds, stop_at=stop_at)
         if run.failure is not None and run.status == "failed":
             raise _error_of(run.id, run.failure)
 
-    def _inbound(self, record: Received, queue: str) -> Inbound:
+    def _inbound(self, body: bytes) -> Inbound:
+        """The message in a body like that of POST /api/v1/agent."""
         # Imported for whole messages alone: wake-ups, all that a queue of our own carries, need nothing of HTTP.
         from agent_core.api.agent import read_delivery, read_messages
         from agent_core.api.bodies import decode
         from agent_core.api.idempotency import fingerprint
         from agent_core.api.schemas import AgentRequest
 
-        asked = decode(record.body.encode(), AgentRequest)
+        asked = decode(body, AgentRequest)
         return Inbound(
             messages=read_messages(asked, asked.data_class or self._settings.data_class),
             agent=asked.agent or "",
             session_id=asked.session_id or "",
-            key=f"queue/{queue}/{_id_of(record)}",
             fingerprint=fingerprint("queue", asked),
             channel=CHANNEL,
             metadata=asked.metadata,

@@ -5,18 +5,15 @@ https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Any
 
 from agent_core.app import App
+from agent_core.errors import InputError
 from agent_core.queues.base import Received
-from agent_core.queues.consumer import process
+from agent_core.queues.consumer import Outcome, process
 from agent_core.queues.pushed import PushedQueue
 from handlers import _shared
-
-RESERVE_SECONDS = 5.0
-"""Before the platform stops us, by so much, no further step is begun; by half of it, what still runs is handed back."""
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -26,22 +23,25 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 async def handle(app: App, event: dict[str, Any], context: Any) -> dict[str, Any]:
     """The same, with the application given. `context` may be None, where nothing stops us."""
-    end = 0.0
-    if context is not None:
-        end = app.clock.now() + context.get_remaining_time_in_millis() / 1000
-    records = [received(record) for record in event["Records"]]
-    source = event["Records"][0]["eventSourceARN"].rpartition(":")[2]
-    outcome = await process(
-        records,
-        partial(app.desk.handle, queue=source, stop_at=end - RESERVE_SECONDS if end else 0.0),
+    records = event.get("Records")
+    if not records or records[0].get("eventSource") != "aws:sqs":
+        raise InputError(f"this function takes records of SQS, not {_shared.kind_of(event)}")
+    # What is not done in time comes again with its record, or is swept up: both count how often it was tried.
+    outcome = await _shared.in_time(
+        app, context, lambda stop_at: _processed(app, records, stop_at), wake=False
+    )
+    return {"batchItemFailures": [{"itemIdentifier": record.id} for record in outcome.failed]}
+
+
+async def _processed(app: App, records: list[dict[str, Any]], stop_at: float) -> Outcome:
+    source = records[0]["eventSourceARN"].rpartition(":")[2]
+    return await process(
+        [received(record) for record in records],
+        partial(app.desk.handle, queue=source, stop_at=stop_at),
         queue=PushedQueue(fifo=source.endswith(".fifo")),
         clock=app.clock,
-        deadline=end - RESERVE_SECONDS / 2 if end else 0.0,
+        deadline=stop_at + _shared.RESERVE_SECONDS / 2 if stop_at else 0.0,
     )
-    # What is left (a reply to push, a run handed over) gets the rest of the time; the store has it all.
-    leaving = asyncio.ensure_future(app.engine.drain())
-    await asyncio.wait({leaving}, timeout=RESERVE_SECONDS / 4 if end else None)
-    return {"batchItemFailures": [{"itemIdentifier": record.id} for record in outcome.failed]}
 
 
 def received(record: dict[str, Any]) -> Received:

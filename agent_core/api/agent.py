@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from agent_core.api import problems
 from agent_core.api.answers import json_response, wants_events
-from agent_core.api.bodies import decode, read_json
+from agent_core.api.bodies import decode, read_json, stop_at
 from agent_core.api.idempotency import REPLAYED, fingerprint, idempotency_key
 from agent_core.api.principal import principal
 from agent_core.api.runs import frames, run_view
@@ -45,10 +45,12 @@ async def post_agent(service: Service, request: Request) -> ASGIApp:
     preferences = ",".join(request.headers.getlist("prefer"))
     preferred = "respond-async" in preferences.lower()
     if preferred or asked.mode == "async":
-        run = await service.engine.submit(inbound)
+        run = await _accepted(service, request, inbound)
         return _response(run, request, {"Preference-Applied": "respond-async"} if preferred else {})
     wait = _WAIT.search(preferences)
-    run = await service.engine.answer(inbound, wait_seconds=max(float(wait[1]), 0.001) if wait else 0.0)
+    run = await service.engine.answer(
+        inbound, wait_seconds=max(float(wait[1]), 0.001) if wait else 0.0, stop_at=stop_at(request)
+    )
     return _response(run, request, {"Preference-Applied": f"wait={wait[1]}"} if wait else {})
 
 
@@ -75,8 +77,14 @@ def read_messages(asked: AgentRequest, data_class: DataClass) -> tuple[Message, 
     return (asked.message.message(data_class),)
 
 
+async def _accepted(service: Service, request: Request, inbound: Inbound) -> Run:
+    """Take a message on for later. A process that will be stopped leaves the work to a worker of the queue."""
+    end = stop_at(request)
+    return await (service.engine.hand_in(inbound, stop_at=end) if end else service.engine.submit(inbound))
+
+
 async def _streamed(service: Service, request: Request, inbound: Inbound) -> EventStream:
-    events = service.engine.stream(inbound)
+    events = service.engine.stream(inbound, stop_at=stop_at(request))
     first = await anext(events)  # raises what acceptance raises, while an error can still be a problem
     headers = REPLAYED if isinstance(first.data, dict) and first.data.get("replayed") else None
     return EventStream(frames(events, request.scope["request_id"], first), service.clock, headers)

@@ -88,6 +88,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def stop_at(request: Request) -> float:
+    """From when the platform may stop us, in seconds since 1970; 0 for never. Whoever calls the app puts it there."""
+    at: float = request.scope.get("stop_at", 0.0)
+    return at
+
+
 def read_query(request: Request, kind: type[T]) -> T:
     """The query string as a struct of strings and numbers; each parameter at most once."""
     text: str = request.scope["query_string"].decode("latin-1")

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from agent_core.api import problems
 from agent_core.api.answers import json_response
-from agent_core.api.bodies import decode, read_json
+from agent_core.api.bodies import decode, read_json, stop_at
 from agent_core.api.chat_schemas import UNSUPPORTED, ChatRequest, ModelCard, ModelList, NamedTool
 from agent_core.api.chat_wire import (
     ChunkWriter,
@@ -69,7 +69,7 @@ async def post_chat(service: Service, request: Request) -> ASGIApp:
     if asked.stream:
         usage = bool(asked.stream_options and asked.stream_options.include_usage)
         return await _streamed(service, request, inbound, include_usage=usage)
-    run = await service.engine.answer(inbound)
+    run = await service.engine.answer(inbound, stop_at=stop_at(request))
     headers = _headers(run.id, run.session_id, replayed=run.replayed)
     problem = problems.of_run(run)
     if problem is not None:
@@ -146,7 +146,7 @@ def _headers(run_id: str, session_id: str, *, replayed: bool) -> dict[str, str]:
 async def _streamed(
     service: Service, request: Request, inbound: Inbound, *, include_usage: bool
 ) -> EventStream:
-    events = service.engine.stream(inbound)
+    events = service.engine.stream(inbound, stop_at=stop_at(request))
     first = await anext(events)  # raises what acceptance raises, while an error can still have its status
     assert isinstance(first.data, dict)
     run_id, session_id = first.data["run_id"], first.data["session_id"]
@@ -170,6 +170,9 @@ async def _frames(
             frame = data_frame(problems.openai_error(problem)) if problem else writer.write(event)
             if frame:
                 yield frame
+            if isinstance(event.data, Run):
+                return
+        raise ModelCutError("the answer takes longer than this connection may; ask for its run")
     except AgentError as error:
         yield data_frame(problems.openai_error(problems.of_error(error, request_id)))
     except Exception:  # the outermost boundary of a stream: its 200 is sent, the client must still be told

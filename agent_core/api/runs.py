@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from agent_core.api import problems
 from agent_core.api.answers import json_response
-from agent_core.api.bodies import decode, read_json, read_query
+from agent_core.api.bodies import decode, read_json, read_query, stop_at
 from agent_core.api.principal import principal
 from agent_core.api.schemas import Decision, RunsQuery
 from agent_core.api.service import Service
@@ -85,7 +85,7 @@ async def run_events(service: Service, request: Request) -> ASGIApp:
     if last == END:
         # No content tells a browser's EventSource that there is nothing to come back for.
         return Response(status_code=204)
-    events = service.engine.events(caller, run_id, last=last)
+    events = service.engine.events(caller, run_id, last=last, stop_at=stop_at(request))
     return EventStream(frames(events, request.scope["request_id"]), service.clock)
 
 

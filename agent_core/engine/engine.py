@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,7 +22,7 @@ from agent_core.engine.reading import erase_session, read_all, read_run, recent_
 from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
-from agent_core.errors import InputError, NotFoundError, RunningError, StoreError
+from agent_core.errors import InputError, LeaseLostError, NotFoundError, RunningError, StoreError
 from agent_core.messages import Message, Principal, from_record
 from agent_core.store.base import Key
 
@@ -46,6 +46,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: set[str] = set()
         self._attended: dict[str, set[Feed]] = {}
+        self._leaving: Literal["", "waking", "quietly"] = ""
 
     # Ways in
 
@@ -53,22 +54,21 @@ class Engine:
         """Accept the message and wait for its run to end, or for `wait_seconds` (0: as long as it takes).
 
         A run that failed is returned like any other, with its `failure`; one that waits for a person or has not
-        ended in time with its status. `stop_at` (seconds since 1970) is when the platform stops this process.
+        ended in time with its status. From `stop_at` (seconds since 1970, 0 for never) the platform may stop this
+        process: no further step is begun then, and the run is handed over; `hand_over` ends the waiting for it.
         Raises what acceptance raises: KeyReusedError, RunningError, SessionBusyError, NotFoundError, InputError,
         StoreError.
         """
         run, feed = await self._begin(inbound, stop_at=stop_at)
         if feed is None:
             return run
-        if not wait_seconds:
-            return await feed.finished()
         try:
-            async with asyncio.timeout(wait_seconds):
-                return await feed.finished()
+            async with asyncio.timeout(wait_seconds or None):
+                return await feed.finished() or run
         except TimeoutError:
             return run
 
-    async def submit(self, inbound: Inbound, *, work: bool = True) -> Run:
+    async def submit(self, inbound: Inbound, *, work: bool = True, stop_at: float = 0.0) -> Run:
         """Accept the message and return at once; watch it by `events`.
 
         `work` False leaves the work to the sweeper or a queue's worker. The same key gives the same run, whatever it
@@ -84,24 +84,25 @@ class Engine:
             feed = self._feeds.setdefault(accepted.run.id, Feed())
             feed.wanted = True
             feed.emit(started(accepted.run))
-            self._start(accepted.run, accepted.lease, fresh=accepted.fresh)
+            self._start(accepted.run, accepted.lease, fresh=accepted.fresh, stop_at=stop_at)
         return accepted.run
 
-    async def hand_in(self, inbound: Inbound) -> Run:
+    async def hand_in(self, inbound: Inbound, *, stop_at: float = 0.0) -> Run:
         """Accept the message and return at once; the work is a worker's of the queue, or done here without one."""
         if self._wake is None:
-            return await self.submit(inbound)
+            return await self.submit(inbound, stop_at=stop_at)
         run = await self.submit(inbound, work=False)
         if not run.done:
             await self.wake(run.principal, run.session_id)
         return run
 
-    async def stream(self, inbound: Inbound) -> AsyncIterator[RunEvent]:
+    async def stream(self, inbound: Inbound, *, stop_at: float = 0.0) -> AsyncIterator[RunEvent]:
         """Accept the message and tell what happens, from "run" to "reply" or "error".
 
-        The first step raises what acceptance raises. Closing the iterator does not cancel the run.
+        The first step raises what acceptance raises. Closing the iterator does not cancel the run. `stop_at` as in
+        `answer`; where `hand_over` ends the waiting, the run's end does not come: `events` tells the rest.
         """
-        run, feed = await self._begin(msgspec.structs.replace(inbound, stream=True))
+        run, feed = await self._begin(msgspec.structs.replace(inbound, stream=True), stop_at=stop_at)
         if feed is None:
             for event in retold(run):
                 yield event
@@ -109,8 +110,13 @@ class Engine:
         async for event in feed.follow():
             yield event
 
-    async def events(self, principal: Principal, run_id: str, *, last: str = "") -> AsyncIterator[RunEvent]:
-        """What happens to a run, after the event with the id `last`, to its end: from any process, at any time."""
+    async def events(
+        self, principal: Principal, run_id: str, *, last: str = "", stop_at: float = 0.0
+    ) -> AsyncIterator[RunEvent]:
+        """What happens to a run, after the event with the id `last`, to its end: from any process, at any time.
+
+        No longer than to `stop_at` (seconds since 1970, 0 for never): ask again for the rest.
+        """
         self._own(principal, await self.run(principal, run_id))
         feed = self._feeds.get(run_id)
         if feed is not None and feed.wanted:
@@ -128,6 +134,8 @@ class Engine:
                 last = event.id
                 yield event
             if run.done or run.asks_at(self._clock.now()):
+                return
+            if stop_at and self._clock.now() >= stop_at:
                 return
             await self._clock.sleep(POLL_SECONDS[-1])
 
@@ -191,6 +199,11 @@ class Engine:
             finished = await worker.work(
                 bound.history if bound else 0, whole=bool(bound and bound.compaction)
             )
+        except asyncio.CancelledError:
+            if not self._leaving:
+                raise
+            finished = self._leaving == "quietly"
+            await self._released(worker, run)
         except (
             Exception
         ):  # the outermost boundary of a worker: its followers know, the inbox keeps the message
@@ -199,13 +212,24 @@ class Engine:
             self._working.discard(session)
             for feed in self._attended.get(session, ()):
                 feed.nudge()
-        if not finished:
-            await self._wake_soon(run)
+        if not finished and (self._wake is not None or not stop_at):
+            await self._wake_soon(
+                run
+            )  # where nobody else can be woken and we are stopped, the sweeper does it
         left = self._feeds.get(run.id)
         if left is not None and left.awaited:
             await self._attend(run, left, stop_at)  # another worker goes on: see it through
         else:
             self._feeds.pop(run.id, None)
+
+    async def _released(self, worker: Worker, run: Run) -> None:
+        """Let go of a session whose worker was stopped, so that another one need not wait for the lease to end."""
+        try:
+            await worker.let_go()
+        except LeaseLostError:
+            pass
+        except StoreError as error:
+            log.warning("session=<%s> | not released, so free when its lease ends: %s", run.session_id, error)
 
     async def sweep(self) -> Swept:
         """Look after what was left lying: call it once a minute."""
@@ -265,7 +289,8 @@ class Engine:
                 return
             except StoreError as error:
                 log.warning("session=<%s> | not queued, so worked on here: %s", session_id, error)
-        await self.resume(principal, session_id)
+        if not self._leaving:
+            await self.resume(principal, session_id)
 
     async def _wake_soon(self, run: Run) -> None:
         """Have a run's session worked on now; where that fails, the sweeper does it within a lease's time."""
@@ -302,6 +327,25 @@ class Engine:
         """Wait for the work under way in this process."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def hand_over(self, *, wake: bool = True) -> None:
+        """Stop the work under way in this process at once, for others to go on with: the platform stops us.
+
+        Its sessions are free then; what a step under way had done is lost, like in a crash. `wake` has a worker of the
+        queue go on at once: not for such a worker, whose time was as long as any's; the sweeper counts its attempts.
+        Whoever follows a run here is told no more. The engine can be used again afterwards.
+        """
+        self._leaving = "waking" if wake else "quietly"
+        try:
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks)
+        finally:
+            self._leaving = ""
+        for feed in list(self._feeds.values()):
+            feed.leave()
+        self._feeds.clear()
 
     async def close(self) -> None:
         """Wait for the work under way in this process."""

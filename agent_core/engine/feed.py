@@ -16,6 +16,8 @@ class Feed:
         self.events: list[RunEvent] = []
         self.run: Run | None = None
         self.error: BaseException | None = None
+        self.left = False
+        """Whether this process will see no more of the run: another one goes on with it."""
         self.wanted = False
         """Whether somebody wants the reply in pieces; without followers the model is not asked to stream."""
         self.awaited = False
@@ -25,7 +27,7 @@ class Feed:
     @property
     def over(self) -> bool:
         """Whether the last event has come."""
-        return self.run is not None or self.error is not None
+        return self.left or self.run is not None or self.error is not None
 
     def emit(self, event: RunEvent) -> None:
         """Tell all followers."""
@@ -46,13 +48,17 @@ class Feed:
         self.error = error
         self.nudge()
 
-    async def finished(self) -> Run:
-        """The run at its end; raises what `fail` was given."""
+    def leave(self) -> None:
+        """The platform stops this process, so another one goes on with the run; followers end without its end."""
+        self.left = True
+        self.nudge()
+
+    async def finished(self) -> Run | None:
+        """The run at its end, None where it was left to another process; raises what `fail` was given."""
         while not self.over:
             await self.change()
         if self.error is not None:
             raise self.error
-        assert self.run is not None
         return self.run
 
     async def follow(self) -> AsyncIterator[RunEvent]:
@@ -64,7 +70,7 @@ class Feed:
                 yield self.events[told - 1]
             if self.error is not None:
                 raise self.error
-            if self.run is not None:
+            if self.over:
                 return
             await self.change()
 

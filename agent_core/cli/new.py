@@ -14,8 +14,11 @@ from agent_core.errors import ConfigError
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 SOURCE = Path(__file__).parents[2]
-SHARED = ("agents", "events", "handlers")
-"""Folders that the wheel carries in its template and a source checkout has at its top."""
+SHARED = (
+    *("agents", "events", "handlers"),
+    *("serverless.yml", "package.json", "package-lock.json", "deploy/aws", "requirements/lambda.txt"),
+)
+"""What the wheel carries in its template and a source checkout has at its top."""
 
 
 def new(
@@ -37,9 +40,22 @@ def new(
 def _copy(target: Path, title: str) -> None:
     leave = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     shutil.copytree(TEMPLATE, target, ignore=leave, dirs_exist_ok=True)
-    for folder in SHARED:
-        if not (target / folder).exists():
-            shutil.copytree(SOURCE / folder, target / folder, ignore=leave)
+    for name in SHARED:
+        if not (target / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            if (SOURCE / name).is_dir():
+                shutil.copytree(SOURCE / name, target / name, ignore=leave)
+            else:
+                shutil.copy(SOURCE / name, target / name)
     (target / "gitignore").rename(target / ".gitignore")
-    readme = target / "README.md"
-    readme.write_text(readme.read_text(encoding="utf-8").replace("PROJECT_NAME", title), encoding="utf-8")
+    _replace(target / "README.md", "PROJECT_NAME", title)
+    # The service names stacks, tables and queues of AWS: letters, digits and hyphens, a letter first.
+    service = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    service = service if service[0].isalpha() else f"agent-{service}"
+    _replace(target / "serverless.yml", "service: sampan\n", f"service: {service}\n")
+    _replace(target / "package.json", '"name": "sampan"', f'"name": "{service}"')
+    _replace(target / "package-lock.json", '"name": "sampan"', f'"name": "{service}"')
+
+
+def _replace(file: Path, old: str, new: str) -> None:
+    file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,15 @@ def test_a_project_has_all_it_needs(sampan: Any) -> None:
     repository = Path(__file__).resolve().parents[3]
     shared = {
         path.relative_to(repository).as_posix()
-        for folder, kind in (("agents", "*.py"), ("events", "*.json"), ("handlers", "*.py"))
+        for folder, kind in (
+            ("agents", "*.py"),
+            ("deploy/aws", "*"),
+            ("events", "*.json"),
+            ("handlers", "*.py"),
+            (".", "package*.json"),
+        )
         for path in (repository / folder).glob(kind)
+        if path.is_file()
     }
     assert "agents/assistant.py" in shared
     assert made == {
@@ -32,11 +40,23 @@ def test_a_project_has_all_it_needs(sampan: Any) -> None:
         "Makefile",
         "README.md",
         "requirements.txt",
+        "requirements/lambda.txt",
+        "serverless.yml",
         "tests/test_assistant.py",
         *shared,
     }
     assert Path("shop-bot/README.md").read_text().startswith("# shop-bot\n")
     assert Path("shop-bot/Makefile").read_text().count("$(SAMPAN) run") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "service"), [("Shop_bot.v2", "shop-bot-v2"), ("2nd", "agent-2nd"), ("shop", "shop")]
+)
+def test_its_service_has_a_name_that_aws_takes(sampan: Any, name: str, service: str) -> None:
+    assert sampan("new", name).code == 0
+    assert f"\nservice: {service}\n" in Path(name, "serverless.yml").read_text()
+    for file in ("package.json", "package-lock.json"):
+        assert json.loads(Path(name, file).read_text())["name"] == service
 
 
 def test_its_agent_is_found_and_sound(sampan: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,298 @@
+"""What `serverless package` makes of serverless.yml: CloudFormation that is sound, safe and complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_core.settings import Settings, variable
+from agent_core.store.attributes import PARTITION, SORT, TTL
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTIONS = {"api", "webhook", "dashboard", "websocket", "stream", "worker", "schedule"}
+STAGES = ("dev", "prod", "local")
+Template = dict[str, Any]
+
+
+def serverless(*arguments: str, **environ: str) -> str:
+    """Run the command with keys that open nothing."""
+    keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "PYTHON": sys.executable}
+    program = ROOT / "node_modules" / ".bin" / "serverless"
+    assert program.exists(), (
+        "the serverless command is not installed: make test does it (scripts/setup.sh cloud)"
+    )
+    done = subprocess.run(
+        [str(program), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **keys, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged service of one stage, with a model, a callback secret and somebody to tell of alarms."""
+    made = tmp_path_factory.mktemp(request.param)
+    serverless(
+        *("package", "--stage", request.param, "--package", str(made)),
+        MODEL_NAME="openai:gpt-5-mini",
+        MODEL_API_KEY="sk-of-the-shell",
+        SAMPAN_CALLBACK_SECRET="whsec_c2VjcmV0",
+        ALARM_EMAIL="ops@example.com",
+    )
+    return made
+
+
+@pytest.fixture
+def stage(folder: Path) -> str:
+    return folder.name.rstrip("0123456789")
+
+
+@pytest.fixture
+def template(folder: Path) -> Template:
+    text = (folder / "cloudformation-template-update-stack.json").read_text(encoding="utf-8")
+    found: Template = json.loads(text)
+    return found
+
+
+def of_kind(template: Template, kind: str) -> dict[str, Template]:
+    return {
+        name: resource["Properties"]
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+def functions(template: Template) -> dict[str, Template]:
+    found = of_kind(template, "AWS::Lambda::Function")
+    return {name.removesuffix("LambdaFunction").lower(): properties for name, properties in found.items()}
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_cfn_lint_finds_nothing(folder: Path) -> None:
+    """W3005: the command itself says DependsOn where a reference says it already."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "cfn-lint"), "-i", "W3005", "--"]
+        + [str(folder / f"cloudformation-template-{kind}-stack.json") for kind in ("create", "update")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_handler_is_a_function_and_the_other_way_round(template: Template) -> None:
+    found = functions(template)
+    assert set(found) == FUNCTIONS
+    assert {properties["Handler"] for properties in found.values()} == {
+        f"handlers.{name}.handler" for name in FUNCTIONS
+    }
+
+
+def test_all_run_from_one_package_on_one_runtime(template: Template, stage: str) -> None:
+    found = functions(template).values()
+    assert len({json.dumps(properties["Code"]) for properties in found}) == 1
+    runtimes = {(properties["Runtime"], *properties["Architectures"]) for properties in found}
+    assert len(runtimes) == 1
+    if stage != "local":
+        assert runtimes == {("python3.13", "arm64")}
+
+
+def test_no_role_has_a_star(template: Template) -> None:
+    """No action with a star, no resource that is everything; each function has a role of its own."""
+    roles = of_kind(template, "AWS::IAM::Role")
+    used = {json.dumps(properties["Role"]) for properties in functions(template).values()}
+    assert used == {json.dumps({"Fn::GetAtt": [name, "Arn"]}) for name in roles}
+    assert len(roles) == len(FUNCTIONS)
+    for name, properties in roles.items():
+        for policy in properties["Policies"]:
+            for statement in policy["PolicyDocument"]["Statement"]:
+                assert statement["Effect"] == "Allow"
+                actions = listed(statement["Action"])
+                assert actions
+                assert not [action for action in actions if "*" in action], name
+                for resource in listed(statement["Resource"]):
+                    assert isinstance(resource, dict), f"{name}: {resource}"
+                    assert resource != {"Fn::Sub": "*"}
+        assert "ManagedPolicyArns" not in properties
+
+
+def test_only_the_worker_takes_from_the_queues(template: Template) -> None:
+    takers = {
+        name
+        for name, properties in of_kind(template, "AWS::IAM::Role").items()
+        if "sqs:ReceiveMessage" in json.dumps(properties)
+    }
+    assert takers == {"WorkerRole"}
+
+
+def test_each_function_writes_its_own_log_alone(template: Template) -> None:
+    for name, properties in of_kind(template, "AWS::IAM::Role").items():
+        statements = properties["Policies"][0]["PolicyDocument"]["Statement"]
+        (log,) = [one for one in statements if "logs:PutLogEvents" in listed(one["Action"])]
+        assert log["Resource"] == {"Fn::GetAtt": [f"{name.removesuffix('Role')}LogGroup", "Arn"]}
+
+
+def test_logs_do_not_stay_for_ever(template: Template, stage: str) -> None:
+    groups = of_kind(template, "AWS::Logs::LogGroup")
+    assert len(groups) == len(FUNCTIONS) + 1
+    assert {group["RetentionInDays"] for group in groups.values()} == {90 if stage == "prod" else 14}
+
+
+def test_the_table_is_what_the_store_needs(template: Template, stage: str) -> None:
+    ((name, table),) = of_kind(template, "AWS::DynamoDB::Table").items()
+    assert table["KeySchema"] == [
+        {"AttributeName": PARTITION, "KeyType": "HASH"},
+        {"AttributeName": SORT, "KeyType": "RANGE"},
+    ]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": TTL, "Enabled": True}
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["SSESpecification"] == {"SSEEnabled": True}
+    kept = template["Resources"][name]
+    assert (
+        kept["DeletionPolicy"] == kept["UpdateReplacePolicy"] == ("Retain" if stage == "prod" else "Delete")
+    )
+
+
+def test_the_bucket_is_private_and_encrypted(template: Template) -> None:
+    bucket = template["Resources"]["Bucket"]["Properties"]
+    assert all(bucket["PublicAccessBlockConfiguration"].values())
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    assert {rule["Status"] for rule in bucket["LifecycleConfiguration"]["Rules"]} == {"Enabled"}
+    (statement,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_a_failed_message_comes_again_and_then_to_the_dead_letters(template: Template) -> None:
+    queues = of_kind(template, "AWS::SQS::Queue")
+    timeout = functions(template)["worker"]["Timeout"]
+    working = {name: queue for name, queue in queues.items() if "RedrivePolicy" in queue}
+    assert set(working) == {"WorkQueue", "WorkFifoQueue"}
+    assert all(queue["SqsManagedSseEnabled"] for queue in queues.values())
+    for queue in working.values():
+        assert queue["VisibilityTimeout"] >= 6 * timeout
+        dead = queues[queue["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]]
+        assert dead["MessageRetentionPeriod"] == 14 * 86_400
+        assert dead.get("FifoQueue", False) == queue.get("FifoQueue", False)
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+
+
+def test_the_worker_says_which_of_a_batch_failed(template: Template) -> None:
+    sources = of_kind(template, "AWS::Lambda::EventSourceMapping").values()
+    queues = {source["EventSourceArn"]["Fn::GetAtt"][0] for source in sources}
+    assert queues == {"WorkQueue", "WorkFifoQueue"}
+    for source in sources:
+        assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert source["ScalingConfig"]["MaximumConcurrency"] >= 2
+
+
+def test_the_http_api_is_throttled_and_logged(template: Template) -> None:
+    stage = template["Resources"]["HttpApiStage"]["Properties"]
+    assert stage["DefaultRouteSettings"]["ThrottlingRateLimit"] >= 100
+    assert stage["DefaultRouteSettings"]["ThrottlingBurstLimit"] >= 100
+    line = json.loads(stage["AccessLogSettings"]["Format"])
+    assert {"requestId", "route", "status", "ms"} <= set(line)
+    assert not [value for value in line.values() if "header" in value or "authorizer" in value]
+    assert "AllowOrigins" in template["Resources"]["HttpApi"]["Properties"]["CorsConfiguration"]
+    socket = template["Resources"]["WebsocketsDeploymentStage"]["Properties"]
+    assert socket["DefaultRouteSettings"]["ThrottlingRateLimit"] >= 100
+
+
+def test_routes_lead_to_their_functions(template: Template) -> None:
+    found = {
+        route["RouteKey"]: route["Target"]["Fn::Join"][1][1]["Ref"]
+        for route in of_kind(template, "AWS::ApiGatewayV2::Route").values()
+    }
+    assert found == {
+        "$default": "HttpApiIntegrationApi",
+        "ANY /webhooks/{proxy+}": "HttpApiIntegrationWebhook",
+        "ANY /console": "HttpApiIntegrationDashboard",
+        "ANY /console/{proxy+}": "HttpApiIntegrationDashboard",
+        "$connect": "WebsocketWebsocketsIntegration",
+        "$disconnect": "WebsocketWebsocketsIntegration",
+    } | {"$default": found["$default"]}
+    (rule,) = of_kind(template, "AWS::Events::Rule").values()
+    assert rule["ScheduleExpression"] == "rate(1 minute)"
+
+
+def test_the_stream_streams(template: Template) -> None:
+    (url,) = of_kind(template, "AWS::Lambda::Url").values()
+    assert url["InvokeMode"] == "RESPONSE_STREAM"
+    variables = functions(template)["stream"]["Environment"]["Variables"]
+    assert variables["AWS_LAMBDA_EXEC_WRAPPER"] == "/var/task/streaming"
+
+
+def test_functions_are_told_only_what_there_is_to_tell(template: Template) -> None:
+    known = {variable(field) for field in Settings.__struct_fields__} | {"AWS_LAMBDA_EXEC_WRAPPER"}
+    for name, properties in functions(template).items():
+        variables = properties["Environment"]["Variables"]
+        assert set(variables) <= known, name
+        assert variables["SAMPAN_STORE"] == "dynamodb"
+        assert variables["SAMPAN_TABLE"] == {"Ref": "Table"}
+        assert variables["SAMPAN_QUEUE_URL"] == {"Ref": "WorkQueue"}
+        assert variables["MODEL_NAME"] == "openai:gpt-5-mini"
+        assert "AWS_ENDPOINT_URL" not in variables
+
+
+def test_in_production_keys_come_by_reference(folder: Path, template: Template, stage: str) -> None:
+    key = functions(template)["api"]["Environment"]["Variables"]["MODEL_API_KEY"]
+    if stage == "prod":
+        assert key == "{{resolve:secretsmanager:sampan-prod:SecretString:MODEL_API_KEY}}"
+        assert not [
+            path for path in folder.iterdir() if "sk-of-the-shell" in path.read_text(encoding="utf-8")
+        ]
+    else:
+        assert key == "sk-of-the-shell"
+
+
+def test_people_hear_of_what_goes_wrong(template: Template, stage: str) -> None:
+    alarms = of_kind(template, "AWS::CloudWatch::Alarm")
+    assert {"FunctionErrorsAlarm", "FunctionThrottlesAlarm", "DeadLettersAlarm", "QueueAgeAlarm"} <= set(
+        alarms
+    )
+    for name, alarm in alarms.items():
+        assert alarm["AlarmActions"] == [{"Ref": "AlarmTopic"}], name
+        assert len(alarm["AlarmDescription"]) > 20, name
+    watched = json.dumps(alarms["FunctionErrorsAlarm"]["Metrics"])
+    assert all(f'"{name.capitalize()}LambdaFunction"' in watched for name in FUNCTIONS)
+    assert template["Parameters"]["AlarmEmail"]["Default"] == ("ops@example.com" if stage == "prod" else "")
+    assert template["Resources"]["AlarmMail"]["Condition"] == "HasAlarmEmail"
+
+
+def test_the_dashboard_is_json_and_shows_every_function(template: Template) -> None:
+    body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    widgets = json.loads(body)["widgets"]
+    assert len(widgets) >= 10
+    assert all(f"${{{name.capitalize()}LambdaFunction}}" in body for name in FUNCTIONS)
+
+
+def test_snapshots_and_tracing_are_as_the_stage_says(template: Template, stage: str) -> None:
+    found = functions(template)
+    with_snapshot = {name for name, properties in found.items() if "SnapStart" in properties}
+    assert with_snapshot == ({"api", "webhook", "websocket"} if stage == "prod" else set())
+    assert len(of_kind(template, "AWS::Lambda::Alias")) == len(with_snapshot)
+    assert not [name for name, properties in found.items() if "TracingConfig" in properties]
+
+
+def test_everything_has_its_tags(template: Template, stage: str) -> None:
+    for properties in functions(template).values():
+        assert {"Key": "stage", "Value": stage} in properties["Tags"]
+        assert {"Key": "service", "Value": "sampan"} in properties["Tags"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,7 @@ from agent_core.plugins.loader import load_plugins
 from agent_core.queues.base import Queue
 from agent_core.schedules.records import KIND as SCHEDULE
 from agent_core.schedules.service import Schedules, Times
+from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store
 from agent_core.tools.toolbox import Toolbox
@@ -61,6 +62,7 @@ class App:
     engine: Engine
     schedules: Schedules
     queue: Queue | None = None
+    webhooks: Receiver | None = None
 
     def asgi(self) -> ASGIApp:
         """The HTTP surface; the pages are at /console where the packages that render them are installed."""
@@ -71,7 +73,12 @@ class App:
         pages = all(find_spec(package) for package in ("a2wsgi", "flask"))
         mounts = [("/console", Pages(self.engine, self.settings, self.clock))] if pages else []
         return build(
-            self.engine, self.settings, clock=self.clock, mounts=mounts, batches=lambda: self.batches
+            self.engine,
+            self.settings,
+            clock=self.clock,
+            mounts=mounts,
+            batches=lambda: self.batches,
+            webhooks=self.webhooks,
         )
 
     @cached_property
@@ -180,7 +187,8 @@ def build_app(
     """The application as the settings say; what is given explicitly wins. Raises ConfigError with the way out."""
     settings = settings or Settings.from_env()
     clock = clock or SystemClock()
-    wire = wire or make_wire(settings, clock)
+    plain = wire or _plain_wire(settings)
+    wire = wire or make_wire(settings, clock, plain)
     store = store or make_store(settings, clock)
     blobs = blobs or make_blobs(settings, clock)
     found = list(agents) if agents is not None else load_agents(settings)
@@ -218,16 +226,43 @@ def build_app(
         schedules=Schedules(engine, store, clock, _times, data_class=settings.data_class),
         queue=queue,
     )
+    if settings.channels:
+        app = replace(app, webhooks=_connect_channels(kit, engine, settings, plain))
     kit.due["batch"] = app.look_after_batch
     kit.due[SCHEDULE] = app.schedules.tick
     return app
 
 
-def make_wire(settings: Settings, clock: Clock) -> Wire:
-    """The way out to the network, with retries. Vendors are imported only when chosen, for cold start."""
+def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) -> Receiver:
+    """Have the channels of the settings answered: what comes in by the gateway, what goes out by the post."""
+    # Imported only where a channel is on, for cold start.
+    from agent_core.channels.catalog import make_channels
+    from agent_core.channels.gateway import Gateway
+    from agent_core.channels.guests import KIND, Guests
+    from agent_core.channels.media import Fetcher
+    from agent_core.channels.post import Post
+
+    # The post repeats what may be repeated, and no more: a wire that tries again might send an answer twice.
+    channels = make_channels(settings.channels, wire=wire, clock=kit.clock)
+    for name, channel in channels.items():
+        agent = channel.options.agent
+        if agent and agent not in kit.agents:
+            raise ConfigError(
+                f"channel {name}: there is no agent {agent!r}; there are: {', '.join(sorted(kit.agents))}"
+            )
+    post = Post(channels, kit.store, kit.clock)
+    kit.deliverers.update(dict.fromkeys(channels, post))
+    kit.due[KIND] = post.tell_code
+    kit.fetch.append(Fetcher(channels, kit.clock))
+    guests = Guests(kit.store, kit.clock)
+    return Gateway(channels, engine, guests, settings.data_class)
+
+
+def make_wire(settings: Settings, clock: Clock, plain: Wire | None = None) -> Wire:
+    """The way out to the network, with retries. Imported only where no other wire is given, for cold start."""
     from agent_core.wire.retry import RetryWire
 
-    return RetryWire(_plain_wire(settings), clock, retries=settings.model_retries)
+    return RetryWire(plain or _plain_wire(settings), clock, retries=settings.model_retries)
 
 
 def _plain_wire(settings: Settings) -> Wire:

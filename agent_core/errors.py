@@ -9,6 +9,8 @@ AgentError
 |   |   `-- HeadersTooLargeError  the headers are
 |   |-- MediaTypeError     a content type that is not taken here
 |   `-- KeyReusedError     the idempotency key was used before with another body
+|-- SignatureError         a webhook that its service did not sign, or not now
+|   `-- HandshakeError     somebody set up a webhook with the wrong token
 |-- NotFoundError          no such run, session, agent or blob for this caller
 |-- MethodError            the path exists, the method does not
 |-- ConflictError          the state forbids it now
@@ -23,6 +25,8 @@ AgentError
 |   |-- CutError           the answer ended before its end
 |   |-- ProtocolError      what came is not HTTP
 |   `-- OversizeError      the answer is larger than we take
+|-- ChannelError           a chat service did not take what we sent, for now
+|   `-- ChannelRefusedError  it never will, as it is
 |-- ModelError             the model did not give a usable reply
 |   |-- ModelRefusedError  the provider refuses the request as it is (400, 401, 403, 404, 422)
 |   |-- ModelBusyError     the provider is overloaded or limits the rate (429, 5xx)
@@ -118,6 +122,21 @@ class KeyReusedError(InputError):
     """The idempotency key was used before with another body."""
 
     slug, title = "idempotency-key-reused", "The idempotency key belongs to another request"
+
+
+class SignatureError(AgentError):
+    """A webhook that can't be shown to come from its service: not signed, wrongly signed, or not signed just now.
+
+    It says nothing of what was expected.
+    """
+
+    status, slug, title = 401, "webhook-unverified", "The webhook is not signed rightly"
+
+
+class HandshakeError(SignatureError):
+    """Somebody who does not know the token wants webhooks to be sent here."""
+
+    status, slug, title = 403, "webhook-handshake", "The webhook's token is wrong"
 
 
 class NotFoundError(AgentError):
@@ -216,6 +235,18 @@ class OversizeError(WireError):
     """The answer is larger than we take."""
 
     retryable = False
+
+
+class ChannelError(AgentError):
+    """A chat service did not take what we sent, or is out of reach; it may later."""
+
+    status, slug, title, retryable = 502, "channel", "The chat service did not take it", True
+
+
+class ChannelRefusedError(ChannelError):
+    """A chat service refuses what we sent as it is; sending it again does not help."""
+
+    slug, title, retryable = "channel-refused", "The chat service refuses it", False
 
 
 class ModelError(AgentError):

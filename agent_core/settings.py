@@ -8,6 +8,7 @@ code change, and those of AWS the names that its own tools know. docs/settings.m
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ PLAIN = (
     *("aws_container_credentials_relative_uri", "aws_container_credentials_full_uri"),
     *("aws_container_authorization_token", "aws_container_authorization_token_file"),
 )
+CHANNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SECRET = (
     *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
     *("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token"),
@@ -169,6 +171,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     callback_secret: str = ""
     """Secret that signs callbacks (Standard Webhooks: `whsec_` and base64); without it there are none."""
 
+    channels: dict[str, dict[str, str]] = {}
+    """Channels that are on (comma-separated), each `kind` or `name=kind`; its options are `SAMPAN_<NAME>_<OPTION>`."""
+
+    public_url: str = ""
+    """Base URL under which others reach this service; unset, what their requests say."""
+
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body."""
 
@@ -199,6 +207,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             text = environ.get(variable(field))
             if text is not None and text != "":
                 values[field] = text.split(",") if field == "plugins" else text
+        if "channels" in values:
+            values["channels"] = _channels(values["channels"], environ)
         values.update({name: value for name, value in overrides.items() if value is not None})
         for field, value in values.items():
             try:
@@ -214,10 +224,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {field: _shown(field, getattr(self, field)) for field in self.__struct_fields__}
 
 
+def _channels(text: str, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The channels by name, each with its kind and its options as text. Raises ConfigError."""
+    channels: dict[str, dict[str, str]] = {}
+    own = {variable(field) for field in Settings.__struct_fields__}
+    for entry in filter(None, map(str.strip, text.split(","))):
+        name, _, kind = entry.partition("=")
+        if not CHANNEL_NAME.fullmatch(name) or name in channels:
+            raise ConfigError(
+                f"SAMPAN_CHANNELS={text} can't be used: {name!r} is given twice or no name; a name is small letters,"
+                " digits and -, as in `slack` or `shop=stripe`"
+            )
+        prefix = f"SAMPAN_{name.upper().replace('-', '_')}_"
+        options = {
+            key.removeprefix(prefix).lower(): value
+            for key, value in environ.items()
+            if key.startswith(prefix) and key not in own and value
+        }
+        channels[name] = {**options, "kind": kind or name}
+    return channels
+
+
 def variable(field: str) -> str:
     """The environment variable of a field."""
     return field.upper() if field in PLAIN else f"SAMPAN_{field.upper()}"
 
 
 def _shown(field: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return ",".join(value)  # names alone: a channel's options hold its secrets
     return "***" if field in SECRET and value else value

@@ -26,6 +26,7 @@ from agent_core.errors import (
     RunningError,
     UriTooLongError,
 )
+from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 
 log = logging.getLogger("sampan.api")
@@ -48,10 +49,11 @@ def build(
     clock: Clock,
     mounts: Sequence[tuple[str, ASGIApp]] = (),
     batches: Callable[[], Batches] | None = None,
+    webhooks: Receiver | None = None,
 ) -> ASGIApp:
     """The app. `mounts` are further ASGI apps by path, such as ("/console", pages). Nothing connects here."""
     console = next((path for path, _ in mounts if path == "/console"), "")
-    service = Service(engine, settings, clock, console, batches)
+    service = Service(engine, settings, clock, console, batches, webhooks)
     table: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
         table.setdefault(operation.path, {})[operation.method] = operation.handler

@@ -25,6 +25,11 @@ class Disconnect(Exception):
 async def read_json(request: Request, limit: int) -> bytes:
     """The body of a JSON request, of at most `limit` bytes, whether its length was declared or not."""
     _check_type(request)
+    return await read_raw(request, limit)
+
+
+async def read_raw(request: Request, limit: int) -> bytes:
+    """The body as it came, of at most `limit` bytes, whether its length was declared or not."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"the body may have {limit} bytes, this one declares {declared}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent_core.api import agent, batches, chat, documents, health, runs, sessions, views
+from agent_core.api import agent, batches, chat, documents, health, runs, sessions, views, webhooks
 from agent_core.api import batch_schemas as batch
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
@@ -285,6 +285,26 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="openai",
         replies={200: openai.ModelCard},
         problems=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/webhooks/{channel}",
+        handler=webhooks.post_webhook,
+        name="webhook",
+        summary="What a chat service sends to a channel: verified, accepted, acknowledged; answered later.",
+        tag="webhooks",
+        replies={200: None, 202: None, 204: None},
+        problems=(400, 401, 403, 404, 409, 413, 422, 503),
+    ),
+    Operation(
+        method="GET",
+        path="/webhooks/{channel}",
+        handler=webhooks.post_webhook,
+        name="webhookHandshake",
+        summary="Some services ask so whether a channel's address is yours, before they use it.",
+        tag="webhooks",
+        replies={200: None},
+        problems=(400, 401, 403, 404, 405),
     ),
     Operation(
         method="GET",

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from agent_core.batches.service import Batches
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
+from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 
 
@@ -18,7 +19,7 @@ from agent_core.settings import Settings
 class Service:
     """The engine, the settings and the clock. `console` is where the pages are mounted, "" where they are not.
 
-    `batches` are made when first asked for.
+    `batches` are made when first asked for; `webhooks` is None where no channel is on.
     """
 
     engine: Engine
@@ -26,6 +27,7 @@ class Service:
     clock: Clock
     console: str = ""
     batches: Callable[[], Batches] | None = None
+    webhooks: Receiver | None = None
 
 
 Handler = Callable[[Service, Request], Awaitable[ASGIApp]]

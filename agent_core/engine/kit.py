@@ -12,6 +12,7 @@ from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.runs import Delivery, Due, Run
+from agent_core.messages import Part
 from agent_core.store.base import Key, Store
 
 
@@ -21,6 +22,9 @@ class Deliverer(Protocol):
     async def deliver(self, run: Run, delivery: Delivery, push_id: str) -> None:
         """Push; raises an AgentError, retryable or not, where it did not arrive. `push_id` is stable over tries."""
 
+
+Fetch = Callable[[Part], Awaitable[Part]]
+"""Gives a part whose bytes are still elsewhere with its bytes, any other as it is. Raises nothing."""
 
 DueHandler = Callable[[Key, Due], Awaitable[None]]
 
@@ -32,7 +36,7 @@ class Kit:
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery. `feeds` are
     those of the runs that somebody in this process follows. `due` looks after what higher floors have put into the
-    list of what is due, by its kind; it gets the entry's key and the entry.
+    list of what is due, by its kind; it gets the entry's key and the entry. `fetch` brings attachments of messages.
     """
 
     store: Store
@@ -44,4 +48,5 @@ class Kit:
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)
     due: dict[str, DueHandler] = field(default_factory=dict)
+    fetch: list[Fetch] = field(default_factory=list)
     feeds: dict[str, Feed] = field(default_factory=dict)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -137,7 +138,9 @@ class Worker:
         bound = kit.agents.get(run.agent)
         attempt = Attempt(
             run=run,
-            inbound=item.inbound,
+            inbound=msgspec.structs.replace(
+                item.inbound, messages=tuple(await self._fetched(item.inbound.messages))
+            ),
             bound=bound or next(iter(kit.agents.values())),
             history=view.history,
             journal=journal,
@@ -150,7 +153,7 @@ class Worker:
             fence=self._lease.fence,
             summary=view.head.summary,
             covered=view.head.covered,
-            join=closing.join if bound and bound.busy == "merge" else None,
+            join=partial(self._joined, closing) if bound and bound.busy == "merge" else None,
         )
         try:
             messages, ended = await self._performed(attempt, gone=bound is None)
@@ -171,6 +174,24 @@ class Worker:
             self._tell(done)
         self._ended += runs
         return released
+
+    async def _joined(self, closing: Closing) -> list[Message]:
+        """Messages that joined the run, with what is attached to them."""
+        return await self._fetched(await closing.join())
+
+    async def _fetched(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with their attachments brought here, before a model or a plugin sees them."""
+        found = list(messages)
+        for fetch in self._kit.fetch:
+            for place, message in enumerate(found):
+                if not any(part.ref for part in message.parts):
+                    continue
+                parts = tuple([await fetch(part) for part in message.parts])
+                fetched = msgspec.structs.replace(message, parts=parts)
+                found[place] = await window.spill(
+                    fetched, self._kit.blobs, self._principal.tenant, self._session_id
+                )
+        return found
 
     def _tell(self, run: Run) -> None:
         """Tell whoever follows the run in this process that it is over, or waits."""

@@ -254,7 +254,7 @@ def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) 
     kit.deliverers.update(dict.fromkeys(channels, post))
     kit.due[KIND] = post.tell_code
     kit.fetch.append(Fetcher(channels, kit.clock))
-    guests = Guests(kit.store, kit.clock)
+    guests = Guests(kit.store, kit.clock, engine.see_to)
     return Gateway(channels, engine, guests, settings.data_class)
 
 

@@ -25,6 +25,7 @@ FULLY_RUN = (
     "durability.md",
     "replay.md",
     "batches.md",
+    "channels/write-your-own.md",
 )
 
 

@@ -37,7 +37,7 @@ def _sentences() -> dict[str, str]:
 def _default(value: Any) -> str:
     text = (
         ",".join(value)
-        if isinstance(value, tuple)
+        if isinstance(value, tuple | dict)
         else f"{value:g}"
         if isinstance(value, float)
         else str(value).lower()

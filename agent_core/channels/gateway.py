@@ -24,9 +24,9 @@ class Gateway:
     def __init__(
         self, channels: Mapping[str, Channel], engine: Engine, guests: Guests, data_class: DataClass
     ) -> None:
-        self._channels = channels
+        self.channels = channels
         self._engine = engine
-        self._guests = guests
+        self.guests = guests
         self._data_class = data_class
 
     async def receive(self, name: str, hook: Webhook) -> Response:
@@ -35,7 +35,7 @@ class Gateway:
         Raises NotFoundError, SignatureError, MalformedError, and what acceptance raises; the service sends it again
         then. What was acknowledged is stored and will be answered, whatever crashes.
         """
-        channel = self._channels.get(name)
+        channel = self.channels.get(name)
         if channel is None:
             raise NotFoundError(f"there is no channel {name[:60]!r} here")
         try:
@@ -52,7 +52,7 @@ class Gateway:
         """Store one event under its id, once; the same event again is the same run."""
         if not event.id:
             raise SignatureError("the event has no id to know it by")
-        if event.sender and not await self._guests.admits(channel, event):
+        if event.sender and not await self.guests.admits(channel, event):
             log.info("channel=<%s>, event=<%s>, decision=<stranger>", channel.name, event.id)
             return
         run = await self._engine.hand_in(self._inbound(channel, event))

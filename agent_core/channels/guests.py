@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -49,9 +50,13 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 class Guests:
     """Knows who may speak on the channels."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, tell: Callable[[Key, Due], None] = lambda key, due: None
+    ) -> None:
+        """`tell` has a code told that was kept just now; without it the sweeper has."""
         self._store = store
         self._clock = clock
+        self._tell = tell
 
     async def admits(self, channel: Channel, event: Event) -> bool:
         """Whether the sender is answered. A stranger is given a code instead, once in an hour."""
@@ -81,13 +86,15 @@ class Guests:
             push_id=code,
         )
         key = Key(partition, f"knock/{keys.quoted(event.app)}/{keys.quoted(event.sender)}")
+        entry = keys.due(now, due.tenant, due.run_id, suffix=f"/{KIND}")
         try:
             await self._store.write(
                 Put(key, to_record(knock), when=(Absent(),), expires_at=now + CODE_SECONDS),
-                Put(keys.due(now, due.tenant, due.run_id, suffix="/pairing"), to_record(due)),
+                Put(entry, to_record(due)),
             )
         except ConditionError:
             return  # they have a code
+        self._tell(entry, due)
 
     async def knocks(self, tenant: str, name: str) -> list[Knock]:
         """Strangers who wait, by person."""

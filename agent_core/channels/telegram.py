@@ -132,11 +132,8 @@ class Telegram(Channel):
 
     def _without_name(self, text: str) -> str:
         name = self.options.username
-        return (
-            re.sub(rf"@{re.escape(name)}\b[ ,:]*", "", text, count=1, flags=re.IGNORECASE).strip()
-            if name
-            else text.strip()
-        )
+        called = rf"@{re.escape(name)}\b[,:]*"
+        return re.sub(called, "", text, count=1, flags=re.IGNORECASE).strip() if name else text.strip()
 
     def _parts(self, text: str, message: Mapping[str, Any]) -> tuple[Part, ...]:
         parts: list[Part] = [Text(text)] if text else []

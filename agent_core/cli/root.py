@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from agent_core.cli import ask, batch, chat, dead, doctor, new, replay, run, runs, schedules, sessions
+from agent_core.cli import (
+    ask,
+    batch,
+    channels,
+    chat,
+    dead,
+    doctor,
+    new,
+    replay,
+    run,
+    runs,
+    schedules,
+    sessions,
+)
 from agent_core.cli.extras import remedy
 from agent_core.cli.screen import complain, installed_version, say
 from agent_core.errors import AgentError, ConfigError
@@ -32,6 +45,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(dead.app, name="dead")
+app.add_typer(channels.app, name="channels")
 
 
 def _version(wanted: bool) -> None:

@@ -19,10 +19,17 @@ from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.reading import erase_session, read_all, read_run, recent_runs
-from agent_core.engine.runs import Head, Inbound, Run, RunEvent, Session, SessionPage, Step
+from agent_core.engine.runs import Due, Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
-from agent_core.errors import InputError, LeaseLostError, NotFoundError, RunningError, StoreError
+from agent_core.errors import (
+    AgentError,
+    InputError,
+    LeaseLostError,
+    NotFoundError,
+    RunningError,
+    StoreError,
+)
 from agent_core.messages import Message, Principal, from_record
 from agent_core.store.base import Key
 
@@ -291,6 +298,16 @@ class Engine:
                 log.warning("session=<%s> | not queued, so worked on here: %s", session_id, error)
         if not self._leaving:
             await self.resume(principal, session_id)
+
+    def see_to(self, key: Key, due: Due) -> None:
+        """Look after an entry of the list of what is due now, in this process, instead of at the next sweep."""
+        self._spawn(self._seen_to(key, due))
+
+    async def _seen_to(self, key: Key, due: Due) -> None:
+        try:
+            await self._kit.due[due.kind](key, due)
+        except AgentError as error:
+            log.warning("due=<%s> | left to the sweeper: %s", key.sort, error)
 
     async def _wake_soon(self, run: Run) -> None:
         """Have a run's session worked on now; where that fails, the sweeper does it within a lease's time."""

@@ -41,7 +41,10 @@ def cases() -> Iterator[Any]:
         plain = {name: value for name, value in vector.items() if name != "mutations"}
         yield pytest.param(plain, id=f"{number}-{vector['provider']}")
         for mutation in vector.get("mutations", []):
-            changed = {**plain, **{name: mutation[name] for name in mutation if name not in ("headers", "query")}}
+            changed = {
+                **plain,
+                **{name: mutation[name] for name in mutation if name not in ("headers", "query")},
+            }
             for name in ("headers", "query"):
                 if name in mutation:
                     changed[name] = {**plain.get(name, {}), **mutation[name]}
@@ -164,7 +167,9 @@ async def test_feishu_handshake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "challenge"), [(b'{"type":1}', b'{"type":1}'), (b'{"type":0}', b"")], ids=["interaction", "event"]
+    ("body", "challenge"),
+    [(b'{"type":1}', b'{"type":1}'), (b'{"type":0}', b"")],
+    ids=["interaction", "event"],
 )
 async def test_discord_pings(body: bytes, challenge: bytes) -> None:
     case = vector("discord")

@@ -26,6 +26,7 @@ def other(field: str) -> Any:
         "store": "memory",
         "queue": "memory",
         "plugins": ("audit", "redact"),
+        "channels": {"slack": {"kind": "slack"}, "telegram": {"kind": "telegram"}},
     }
     if field in special:
         return special[field]
@@ -39,7 +40,7 @@ def other(field: str) -> Any:
 def text(value: Any) -> str:
     return (
         ",".join(value)
-        if isinstance(value, tuple)
+        if isinstance(value, tuple | dict)
         else str(value).lower()
         if isinstance(value, bool)
         else str(value)
@@ -145,3 +146,23 @@ def test_every_field_says_what_it_is() -> None:
         if isinstance(line, ast.AnnAssign):
             said = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             assert said, f"{ast.unparse(line.target)} has no docstring below it"
+
+
+def test_options_of_channels_come_by_name() -> None:
+    environ = {
+        "SAMPAN_CHANNELS": "slack, my-shop=stripe",
+        "SAMPAN_SLACK_SECRET": "one two",
+        "SAMPAN_MY_SHOP_SECRET": "three",
+        "SAMPAN_MY_SHOP_ALLOW": "",
+        "SAMPAN_TELEGRAM_SECRET": "not on",
+    }
+    assert Settings.from_env(environ).channels == {
+        "slack": {"kind": "slack", "secret": "one two"},
+        "my-shop": {"kind": "stripe", "secret": "three"},
+    }
+
+
+def test_a_setting_is_no_option_of_a_channel() -> None:
+    """A channel named as a setting begins does not take that setting for its own."""
+    environ = {"SAMPAN_CHANNELS": "data=generic", "SAMPAN_DATA_CLASS": "public", "SAMPAN_DATA_SECRET": "x"}
+    assert Settings.from_env(environ).channels == {"data": {"kind": "generic", "secret": "x"}}

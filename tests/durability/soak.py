@@ -34,9 +34,7 @@ def prove(name: str, console: Console) -> bool:
     console.print(f"{name}: {' '.join(command[1:])}", highlight=False)
     began = time.monotonic()
     with console.status(f"{name} ..."):
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(done.stdout, end="", flush=True)
     if done.returncode not in (0, 1):
         print(done.stderr[-4000:], file=sys.stderr)

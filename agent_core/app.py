@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -49,6 +49,13 @@ ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 """An ASGI application. Said here, so that Starlette is loaded only where HTTP is spoken. https://asgi.readthedocs.io"""
 
 
+@runtime_checkable
+class _Closed(Protocol):
+    """A deliverer with connections of its own."""
+
+    async def close(self) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class App:
     """All that a process needs to serve, made by `build_app`."""
@@ -63,6 +70,7 @@ class App:
     schedules: Schedules
     queue: Queue | None = None
     webhooks: Receiver | None = None
+    deliverers: Mapping[str, Deliverer] = field(default_factory=dict)
 
     def asgi(self) -> ASGIApp:
         """The HTTP surface; the pages are at /console where the packages that render them are installed."""
@@ -166,6 +174,9 @@ class App:
         if "batches" in self.__dict__:
             await self.batches.close()
         await self.engine.close()
+        for deliverer in self.deliverers.values():
+            if isinstance(deliverer, _Closed):
+                await deliverer.close()
         for model in self.models:
             await model.close()
         if self.queue is not None:
@@ -211,7 +222,7 @@ def build_app(
         agents=bound,
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
-        deliverers=make_deliverers(settings, clock, wire),
+        deliverers=make_deliverers(settings, clock, wire, store),
     )
     queue = make_queue(settings, clock)
     engine = Engine(kit, default_agent=default, wake=Waker(queue) if queue else None)
@@ -225,6 +236,7 @@ def build_app(
         engine=engine,
         schedules=Schedules(engine, store, clock, _times, data_class=settings.data_class),
         queue=queue,
+        deliverers=kit.deliverers,
     )
     if settings.channels:
         app = replace(app, webhooks=_connect_channels(kit, engine, settings, plain))
@@ -276,13 +288,21 @@ def _plain_wire(settings: Settings) -> Wire:
     return HttpcoreWire()
 
 
-def make_deliverers(settings: Settings, clock: Clock, wire: Wire) -> dict[str, Deliverer]:
+def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) -> dict[str, Deliverer]:
     """Who brings replies to those who want them pushed. Imported only when set up, for cold start."""
-    if not settings.callback_secret:
-        return {}
-    from agent_core.channels.callback import Callback
+    deliverers: dict[str, Deliverer] = {}
+    if settings.callback_secret:
+        from agent_core.channels.callback import Callback
 
-    return {CALLBACK: Callback(wire, clock, settings.callback_secret)}
+        deliverers[CALLBACK] = Callback(wire, clock, settings.callback_secret)
+    if settings.websocket_url:
+        from agent_core.api.connections import KIND, Connections
+        from agent_core.aws.connections import ConnectionsApi
+        from agent_core.aws.services import make_client
+
+        client = make_client(settings, clock, _plain_wire(settings))
+        deliverers[KIND] = Connections(store, clock, ConnectionsApi(client, settings.websocket_url))
+    return deliverers
 
 
 def make_store(settings: Settings, clock: Clock) -> Store:

@@ -30,6 +30,7 @@ PLAIN = (
     *("aws_container_authorization_token", "aws_container_authorization_token_file"),
 )
 CHANNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+LISTS = ("plugins", "origins")
 SECRET = (
     *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
     *("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token"),
@@ -177,6 +178,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_url: str = ""
     """Base URL under which others reach this service; unset, what their requests say."""
 
+    websocket_url: str = ""
+    """URL of the stage of an API Gateway WebSocket API; set, what its clients are told is pushed there."""
+
+    origins: tuple[str, ...] = ()
+    """Sites whose pages may open a WebSocket, besides our own: `https://app.example.com` (comma-separated), or `*`."""
+
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body."""
 
@@ -206,7 +213,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for field in cls.__struct_fields__:
             text = environ.get(variable(field))
             if text is not None and text != "":
-                values[field] = text.split(",") if field == "plugins" else text
+                values[field] = text.split(",") if field in LISTS else text
         if "channels" in values:
             values["channels"] = _channels(values["channels"], environ)
         values.update({name: value for name, value in overrides.items() if value is not None})

@@ -8,7 +8,7 @@ from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_core.api import problems
@@ -58,6 +58,7 @@ def build(
     for operation in OPERATIONS:
         table.setdefault(operation.path, {})[operation.method] = operation.handler
     routes: list[BaseRoute] = [Route(path, Resource(service, methods)) for path, methods in table.items()]
+    routes.append(WebSocketRoute("/ws", Sockets(service)))
     for path, app in mounts:
         # A mount begins behind its slash. Relative, so that a prefix which a gateway took away does not matter.
         routes += [Route(path, RedirectResponse(f"{path.rpartition('/')[2]}/", 308)), Mount(path, app)]
@@ -69,6 +70,22 @@ async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1000})
         return
     raise NotFoundError(f"there is nothing at {scope['path'][:200]!r}; /openapi.json lists what there is")
+
+
+class Sockets:
+    """WebSockets: `/ws`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        # Loaded with the first connection: a cold start, and who never opens one, does not pay for it.
+        from starlette.websockets import WebSocket
+
+        from agent_core.api.ws import serve
+
+        await serve(self._service, WebSocket(scope, receive, send))
 
 
 class Resource:

@@ -103,6 +103,11 @@ class Closing:
         point("after commit")
         return [run, *joined], released
 
+    def awaited(self, runs: Sequence[Run]) -> list[Run]:
+        """Those of the committed runs whose end is to be pushed to somebody."""
+        items = [self._item, *(item for _, item in self._merged)]
+        return [run for run, item in zip(runs, items, strict=True) if item.inbound.delivery is not None]
+
     async def park(self, run: Run, journal: Journal) -> bool:
         """Let the run wait for a person, first in the inbox as it is; False where it was cancelled meanwhile."""
         until = max(question.expires_at for question in run.questions if question.status == "asked")

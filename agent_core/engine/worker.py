@@ -172,7 +172,7 @@ class Worker:
         runs, released = await closing.commit(ended, messages, journal)
         for done in runs:
             self._tell(done)
-        self._ended += runs
+        self._ended += closing.awaited(runs)
         return released
 
     async def _joined(self, closing: Closing) -> list[Message]:

@@ -224,7 +224,7 @@ class Engine:
                 run
             )  # where nobody else can be woken and we are stopped, the sweeper does it
         left = self._feeds.get(run.id)
-        if left is not None and left.awaited:
+        if left is not None and left.awaited and not self._leaving:
             await self._attend(run, left, stop_at)  # another worker goes on: see it through
         else:
             self._feeds.pop(run.id, None)
@@ -353,6 +353,7 @@ class Engine:
         Whoever follows a run here is told no more. The engine can be used again afterwards.
         """
         self._leaving = "waking" if wake else "quietly"
+        feeds = list(self._feeds.values())
         try:
             while self._tasks:
                 for task in self._tasks:
@@ -360,8 +361,9 @@ class Engine:
                 await asyncio.wait(self._tasks)
         finally:
             self._leaving = ""
-        for feed in list(self._feeds.values()):
-            feed.leave()
+        for feed in feeds:
+            if not feed.over:
+                feed.leave()
         self._feeds.clear()
 
     async def close(self) -> None:

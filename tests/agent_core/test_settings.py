@@ -26,6 +26,7 @@ def other(field: str) -> Any:
         "store": "memory",
         "queue": "memory",
         "plugins": ("audit", "redact"),
+        "origins": ("https://a.example", "https://b.example"),
         "channels": {"slack": {"kind": "slack"}, "telegram": {"kind": "telegram"}},
     }
     if field in special:

@@ -244,7 +244,7 @@ class Held:
 
 
 async def test_a_run_without_time_is_handed_over_and_its_end_pushed_from_elsewhere(gateway: Gateway) -> None:
-    held, clock = Held(), ManualClock(jump=True)
+    held, clock = Held(), ManualClock()
     call = ToolCall(id="1", name="wait", arguments="{}")
     app = made(gateway, call, tools=[held.tool], clock=clock)
     client = Client(gateway, app)
@@ -266,7 +266,7 @@ async def test_a_run_without_time_is_handed_over_and_its_end_pushed_from_elsewhe
 
 
 async def test_a_client_that_came_back_gets_the_end_from_whoever_finishes(gateway: Gateway) -> None:
-    held, clock = Held(), ManualClock(jump=True)
+    held, clock = Held(), ManualClock()
     call = ToolCall(id="1", name="wait", arguments="{}")
     app = made(gateway, call, tools=[held.tool], clock=clock)
     client = Client(gateway, app)
@@ -276,7 +276,10 @@ async def test_a_client_that_came_back_gets_the_end_from_whoever_finishes(gatewa
     await client.leave()
     again = Client(gateway, app, OTHER)
     await again.connect()
-    await again.say({"action": "resume", "run_id": run_id}, milliseconds=2_700)
+    resuming = asyncio.create_task(again.say({"action": "resume", "run_id": run_id}, milliseconds=2_700))
+    while not resuming.done():
+        clock.advance(0.5)  # it looks now and then whether there is something new
+        await asyncio.wait({resuming}, timeout=0.02)
     assert types(again.seen)[-1] == "later"
 
     elsewhere = made(gateway, "Done.", tools=[held.tool], store=app.store, clock=clock)

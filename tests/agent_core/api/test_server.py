@@ -103,7 +103,7 @@ def test_a_websocket_finds_nothing(house: House) -> None:
         assert b" 404 " in read(connected).split(b"\r\n")[0]
 
 
-async def test_a_websocket_that_reaches_the_app_is_closed(house: House) -> None:
+async def test_a_websocket_where_there_is_none_is_closed(house: House) -> None:
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -112,6 +112,6 @@ async def test_a_websocket_that_reaches_the_app_is_closed(house: House) -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "websocket.connect"}
 
-    scope = {"type": "websocket", "path": "/ws", "root_path": "", "headers": [], "query_string": b""}
+    scope = {"type": "websocket", "path": "/nothing", "root_path": "", "headers": [], "query_string": b""}
     await house().asgi(scope, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1000}]

@@ -78,9 +78,10 @@ bench: .setup-dev ## measure speed, memory and cost, and write the tables of ben
 	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m compileall -q $(SOURCE)
 	$(PYTHON) -m benchmarks
 
-soak: .setup-dev ## the long versions of the proofs of durability, and the server under load: make soak [MINUTES=5] [PROOFS="disorder"]
+soak: .setup-dev ## the long versions of the proofs of durability and of fuzzing, and the server under load: make soak [MINUTES=5] [PROOFS="disorder"]
 	$(PYTHON) -m tests.durability.soak $(PROOFS)
 	$(PYTHON) -m benchmarks.soak --minutes $(or $(MINUTES),5)
+	$(PYTHON) -m tests.fuzz.run --seconds 60
 
 lock: ## resolve requirements/*.txt anew, with hashes and without addresses: make lock [UPGRADE=1]
 	@scripts/lock.sh $(if $(UPGRADE),--upgrade)

@@ -39,8 +39,10 @@ class GitHub(Channel):
         kind = hook.header("x-github-event")
         if kind == "ping":
             return Receipt(ack=plain("pong"))
-        text = hook.form().get("payload", "") if not body.lstrip().startswith(b"{") else body.decode()
-        payload = read_object(text.encode())
+        if not body.lstrip().startswith(b"{"):
+            body = hook.form().get("payload", "").encode("utf-8", "surrogatepass")
+        payload = read_object(body)
+        text = body.decode()
         number = text_at(payload, "issue", "number") or text_at(payload, "pull_request", "number")
         repository = text_at(payload, "repository", "full_name")
         event = Event(

@@ -179,7 +179,7 @@ class Slack(Channel):
 
     async def _respond(self, url: str, text: str) -> str:
         """Answer a slash command where it was given, even where the bot is no member."""
-        if urlsplit(url).hostname != "hooks.slack.com" and not url.startswith(self.options.api):
+        if not self._is_slacks(url, ("hooks.slack.com",)):
             raise ChannelRefusedError("the response_url of the command is not Slack's")
         body = msgspec.json.encode({"response_type": "ephemeral", "text": text})
         headers = {"content-type": "application/json; charset=utf-8"}
@@ -187,6 +187,14 @@ class Slack(Channel):
         if answer.status != 200:
             raise refused(answer, self.clock.now(), "Slack's response_url")
         return "response"
+
+    def _is_slacks(self, url: str, hosts: tuple[str, ...]) -> bool:
+        """Whether an address that came in a webhook is one of Slack's own: our token, or answers, go nowhere else."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return False
+        return (parts.scheme == "https" and parts.netloc in hosts) or url.startswith(f"{self.options.api}/")
 
     async def find(self, letter: Letter) -> str:
         """The message that carries the letter's id, if it is among the latest of its conversation."""
@@ -226,10 +234,7 @@ class Slack(Channel):
 
     async def fetch(self, handle: str) -> Blob:
         """A file that was shared, by the bot's token."""
-        parts = urlsplit(handle)
-        if not (parts.scheme == "https" and parts.hostname in FILES) and not handle.startswith(
-            self.options.api
-        ):
+        if not self._is_slacks(handle, FILES):
             raise ChannelRefusedError("the file does not lie with Slack")
         headers = {"authorization": f"Bearer {self.options.token}"}
         answer = await self.wire.send(Request(method="GET", url=handle, headers=headers))

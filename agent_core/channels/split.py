@@ -30,7 +30,7 @@ def split(text: str, limit: int, measure: Measure = len) -> list[str]:
             continue
         if current:
             pieces.append(current)
-        *whole, current = [block] if measure(block) <= limit else _cut(block, limit, measure)
+        *whole, current = [block] if measure(block) <= limit else _cut(block, limit, measure) or [""]
         pieces += whole
     return [*pieces, current] if current else pieces
 
@@ -72,6 +72,10 @@ def _cut(block: str, limit: int, measure: Measure) -> list[str]:
     def fenced(code: str) -> str:
         return f"{first}\n{code}\n{close}"
 
+    if (
+        measure(fenced("")) > limit // 2
+    ):  # fences alone would fill the messages: it is no code that a person wrote
+        return _filled(_sentences(block), limit, measure)
     room = _filled([line + "\n" for line in lines], limit, lambda code: measure(fenced(code)))
     return [fenced(code.rstrip("\n")) for code in room]
 
@@ -91,16 +95,13 @@ def _filled(atoms: list[str], limit: int, measure: Measure) -> list[str]:
         if measure((current + atom).rstrip()) <= limit:
             current += atom
             continue
-        if current.strip():
-            pieces.append(current.rstrip())
+        pieces.append(current)
         current = atom
-        while measure(current.rstrip()) > limit:
+        while current.strip() and measure(current.rstrip()) > limit:
             end = _longest(current, limit, measure)
-            pieces.append(current[:end].rstrip())
+            pieces.append(current[:end])
             current = current[end:]
-    if current.strip():
-        pieces.append(current.rstrip())
-    return pieces
+    return [piece.rstrip() for piece in [*pieces, current] if piece.strip()]
 
 
 def _longest(text: str, limit: int, measure: Measure) -> int:

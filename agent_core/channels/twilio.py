@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from agent_core.channels.base import Channel, Event, Options, Receipt
 from agent_core.channels.payload import read_object, text_at
 from agent_core.channels.schemes.twilio import TwilioScheme
@@ -10,6 +12,9 @@ from agent_core.errors import MalformedError
 from agent_core.messages import Text
 from agent_core.security.webhook import Webhook
 from agent_core.wire.base import Response, Wire
+
+MESSAGE_SID = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
+"""Checked, for the signature does not tell where a name ends and its value begins."""
 
 NO_ANSWER = Response(
     status=200, headers={"content-type": "text/xml; charset=utf-8"}, body=b"<Response></Response>"
@@ -42,7 +47,7 @@ class Twilio(Channel):
         fields = _texts(body) if body.lstrip().startswith(b"{") else hook.form()
         text, sender = fields.get("Body", "").strip(), fields.get("From", "")
         name = fields.get("MessageSid") or fields.get("SmsSid", "")
-        if not name:
+        if not MESSAGE_SID.fullmatch(name):
             raise MalformedError("the webhook has no MessageSid")
         if not text or not sender:
             return Receipt(ack=NO_ANSWER)

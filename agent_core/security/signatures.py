@@ -47,6 +47,8 @@ def standard_valid(secrets: Sequence[str], headers: Mapping[str, str], body: byt
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not message_id or not stamp.isascii() or not stamp.isdigit() or len(stamp) > 12:
         return False
+    if stamp != str(int(stamp)):
+        return False  # 01700000000 is not what was signed
     if abs(now - int(stamp)) > TOLERANCE_SECONDS:
         return False
     given = [entry[3:] for entry in headers.get("webhook-signature", "").split() if entry.startswith("v1,")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -42,7 +42,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def query(self) -> dict[str, str]:
         """The query's parameters, each given once. Raises SignatureError."""
-        return single(pairs(urlsplit(self.url).query), "query parameter")
+        return single(pairs(self.query_string), "query parameter")
+
+    @property
+    def query_string(self) -> str:
+        """What stands behind the question mark; whatever stands before it need not be an address."""
+        return self.url.partition("#")[0].partition("?")[2]
 
     def parameter(self, name: str) -> str:
         """A parameter of the query that a signature hangs on; raises SignatureError where it is missing."""

@@ -33,7 +33,7 @@ def fresh(
     stamp: str, now: float, tolerance: float = TOLERANCE_SECONDS, *, milliseconds: bool = False
 ) -> None:
     """Raise SignatureError unless the time (digits, since 1970) is near now, before or after."""
-    if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= _LONGEST_STAMP):
+    if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= _LONGEST_STAMP) or stamp != str(int(stamp)):
         raise SignatureError("the timestamp is not a number of seconds since 1970")
     if abs(now - int(stamp) / (1000 if milliseconds else 1)) > tolerance:
         raise SignatureError(f"the timestamp is more than {tolerance:g} s from now")

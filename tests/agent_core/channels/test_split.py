@@ -114,3 +114,8 @@ def test_telegram_can_read_whatever_is_written(text: str) -> None:
 def test_dialects(markdown: str, slack: str, telegram: str) -> None:
     assert render(markdown, MRKDWN) == slack
     assert render(markdown, HTML) == telegram
+
+
+def test_fences_that_leave_no_room_are_text_like_any_other() -> None:
+    assert split("~" * 90, 40) == ["~" * 40, "~" * 40, "~" * 10]
+    assert split("```" + "x" * 50 + "\ncode\n```", 40)[0] == "```" + "x" * 37

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,3 +261,63 @@ def test_twilio_json_body() -> None:
     changed = Webhook(url=url, headers=hook.headers, body=body + b" ")
     with pytest.raises(SignatureError):
         TwilioScheme(["12345"]).verify(changed, 0)
+
+
+@pytest.mark.parametrize(
+    "stamp", ["01614265330", "+1614265330", "1614265330.0", " 1614265330", "\u0661", "1" * 17, ""]
+)
+def test_a_time_has_one_form(stamp: str) -> None:
+    """What another reader might take for the same time is not what was signed."""
+    case = vector("standard-webhooks")
+    changed = {**case, "headers": {**case["headers"], "webhook-timestamp": stamp}}
+    with pytest.raises(SignatureError):
+        scheme(changed).verify(webhook(changed), 1_614_265_330)
+
+
+@pytest.mark.parametrize(
+    "provider", ["slack", "stripe", "github", "line", "standard-webhooks", "telegram", "dingtalk-robot"]
+)
+def test_headers_that_no_one_can_read_are_refused(provider: str) -> None:
+    """Twice, empty, not ASCII, with a line break: refused by the declared error, never by another."""
+    case = vector(provider)
+    good = webhook(case)
+    for name, value in good.headers:
+        for pairs in (
+            [(name, value)] * 2,
+            [(name, "")],
+            [(name, value + "\u00e9")],
+            [(name, value + "\n")],
+            [],
+        ):
+            rest = tuple(pair for pair in good.headers if pair[0] != name)
+            with pytest.raises(SignatureError):
+                scheme(case).verify(Webhook(headers=(*rest, *pairs), body=good.body), now_of(case))
+
+
+def test_v1a_by_public_key() -> None:
+    """Ed25519 over the same content as v1, beside secrets and other keys (RFC 8032 section 7.1, test 1)."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.from_private_bytes(
+        bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+    )
+    public = "whpk_" + base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    signature = base64.b64encode(private.sign(b'msg_1.1700000000.{"a":1}')).decode()
+    other = base64.b64encode(bytes(64)).decode()
+
+    def hook(signatures: str, body: bytes = b'{"a":1}') -> Webhook:
+        stamps = (("webhook-id", "msg_1"), ("webhook-timestamp", "1700000000"))
+        return Webhook(headers=(*stamps, ("webhook-signature", signatures)), body=body)
+
+    both = StandardScheme(["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", public])
+    assert both.verify(hook(f"v1a,{other} v1a,{signature}"), 1_700_000_000)
+    for wrong in (
+        hook(f"v1a,{signature}", b"{}"),
+        hook(f"v1,{signature}"),
+        hook(f"v1a,{other}"),
+        hook("v1a,="),
+    ):
+        with pytest.raises(SignatureError):
+            both.verify(wrong, 1_700_000_000)
+    with pytest.raises(ConfigError):
+        StandardScheme(["whpk_AAAA"])

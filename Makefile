@@ -46,7 +46,7 @@ deploy-local-stop: ## end the emulated AWS; what was in it is gone
 	@$(PYTHON) deploy/local/cloud.py down
 
 test: check .setup-cloud ## everything CI runs: the checks, then all tests
-	$(PYTHON) -m pytest -q -n 2 -m "not measured"
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not measured"
 	$(PYTHON) -m pytest -q -m measured
 
 check: format-check lint types floors docs-check ## what must hold before a commit: format, lint, types, floors, docs (under a minute)

@@ -14,7 +14,8 @@ class Sampan {
     this.hooks = {
       'before:package:createDeploymentArtifacts': () => this.build(),
       'before:package:function:package': () => this.build(),
-      'before:invoke:local:invoke': () => this.becomeLocal(),
+      // Before the command looks up in the account what the functions' variables refer to.
+      initialize: () => this.serverless.processedInput.commands.join(' ') === 'invoke local' && this.becomeLocal(),
     };
   }
 
@@ -57,15 +58,18 @@ class Sampan {
   // `serverless invoke local` needs no account: the store, the queue and the model are those of the laptop, unless the
   // shell or `--env` says otherwise.
   becomeLocal() {
+    const { functions, provider } = this.serverless.service;
+    const target = (functions || {})[this.options.function];
+    if (!target) return;
     const asked = [].concat(this.options.env || []).map((pair) => pair.split('=')[0]);
     const own = ['SAMPAN_STORE', 'SAMPAN_TABLE', 'SAMPAN_BUCKET', 'SAMPAN_QUEUE', 'SAMPAN_QUEUE_URL', 'SAMPAN_DEAD_QUEUE_URL'];
-    for (const environment of [this.serverless.service.provider.environment, this.options.functionObj.environment]) {
+    for (const environment of [provider.environment, target.environment]) {
       for (const name of Object.keys(environment || {})) {
         if (!asked.includes(name) && (own.includes(name) || environment[name] === '')) delete environment[name];
       }
     }
     const version = this.run(['-c', 'import sys; print("%d.%d" % sys.version_info[:2])'], { encoding: 'utf8' }).trim();
-    this.options.functionObj.runtime = `python${version}`;
+    target.runtime = `python${version}`;
     const folder = path.dirname(this.python);
     if (folder !== '.') process.env.PATH = folder + path.delimiter + process.env.PATH;
   }

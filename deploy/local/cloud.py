@@ -35,6 +35,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("verb", choices=["up", "down"])
+    parser.add_argument("--project", type=Path, default=PROJECT, help="what is deployed, if not this project")
     parser.add_argument(
         "--folder", type=Path, default=PROJECT / ".make" / "local", help="where state and logs are"
     )
@@ -42,7 +43,7 @@ def main() -> None:
         "--seconds", type=float, default=8 * 3600.0, help="how long the emulator runs at the most"
     )
     given = parser.parse_args()
-    cloud = Cloud(given.folder.resolve())
+    cloud = Cloud(given.folder.resolve(), given.project.resolve())
     if given.verb == "down":
         cloud.down()
     else:
@@ -52,8 +53,9 @@ def main() -> None:
 class Cloud:
     """The emulator and the model's server; `state.json` in the folder says where they are."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, project: Path) -> None:
         self.folder = folder
+        self.project = project
         self.file = folder / "state.json"
         self.state: dict[str, Any] = json.loads(self.file.read_text("utf-8")) if self.file.exists() else {}
 
@@ -67,14 +69,15 @@ class Cloud:
         if not environ.get("MODEL_NAME") and not environ.get("MODEL_ENDPOINT"):
             if not answers(self.state.get("model", ""), "/readyz"):
                 self._start_model()
-            # Our own server speaks OpenAI's API; there, a model is an agent.
-            environ |= {"MODEL_ENDPOINT": f"{self.state['model']}/v1", "MODEL_NAME": "assistant"}
+            # Our own server speaks OpenAI's API; there, an agent is a model.
+            environ |= {"MODEL_ENDPOINT": f"{self.state['model']}/v1", "MODEL_NAME": "smollm2"}
         self._deploy(environ)
         say(
             f"The API is at     {self.state['url']}\n"
             f"WebSockets are at {self.state['websocket']}\n"
             f"AWS itself is at  {self.state['endpoint']} (AWS_ENDPOINT_URL; key and secret: test)\n\n"
-            f"Ask the agent:\n\n  curl '{self.state['url']}/api/v1/agent' -d '{QUESTION}'\n\n"
+            f"Ask the agent:\n\n  curl -s '{self.state['url']}/api/v1/agent' \\\n"
+            f"    -H 'Content-Type: application/json' -d '{QUESTION}'\n\n"
             "Stop all of it: make deploy-local-stop"
         )
 
@@ -101,13 +104,22 @@ class Cloud:
     def _start_model(self) -> None:
         port = free_port()
         command = [sys.executable, "-m", "agent_core.cli", "run", "--port", str(port)]
-        self._start("model", port, [*command, "--data", str(self.folder / "model")], "/readyz")
+        environ = {**os.environ, "SAMPAN_AGENTS": str(PROJECT / "deploy" / "local" / "model")}
+        self._start("model", port, [*command, "--data", str(self.folder / "model")], "/readyz", environ)
 
-    def _start(self, name: str, port: int, command: list[str], path: str) -> None:
+    def _start(
+        self, name: str, port: int, command: list[str], path: str, environ: dict[str, str] | None = None
+    ) -> None:
         log = self.folder / f"{name}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                command,
+                cwd=PROJECT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         self.state |= {name: f"http://127.0.0.1:{port}", f"{name}_pid": process.pid}
         self._save()
@@ -144,7 +156,7 @@ class Cloud:
             serverless = PROJECT / "node_modules" / ".bin" / "serverless"
             done = subprocess.run(
                 [str(serverless), "deploy", "--stage", "local", "--verbose"],
-                cwd=PROJECT,
+                cwd=self.project,
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

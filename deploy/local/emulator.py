@@ -23,6 +23,9 @@ def main() -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
         os.environ.pop(name, None)
     sys.argv[1:] = []
+    from ministack.core import iam_actions
+
+    allow_batches(iam_actions)
     from ministack.app import main as serve
     from ministack.services.cloudformation import provisioners
 
@@ -34,6 +37,20 @@ def main() -> None:
     add_deployment(kinds)
     allow_metric_math(kinds["AWS::CloudWatch::Alarm"])
     sys.exit(serve())
+
+
+def allow_batches(iam_actions) -> None:
+    """Let `sqs:SendMessage` allow SendMessageBatch as well, and the like: AWS knows no permission for batches.
+
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-api-permissions-reference.html
+    """
+    extract = iam_actions.extract_iam_action
+
+    def extract_single(service, *rest):
+        action = extract(service, *rest)
+        return action.removesuffix("Batch") if action and service == "sqs" else action
+
+    iam_actions.extract_iam_action = extract_single
 
 
 def add_deployment(kinds) -> None:

@@ -14,6 +14,8 @@ import pytest
 from agent_core.settings import Settings, variable
 from agent_core.store.attributes import PARTITION, SORT, TTL
 
+pytestmark = pytest.mark.xdist_group("package")  # what is made once serves all of them
+
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = {"api", "webhook", "dashboard", "websocket", "stream", "worker", "schedule"}
 STAGES = ("dev", "prod", "local")
@@ -169,7 +171,7 @@ def test_the_table_is_what_the_store_needs(template: Template, stage: str) -> No
     )
 
 
-def test_the_bucket_is_private_and_encrypted(template: Template) -> None:
+def test_the_bucket_is_private_and_encrypted(template: Template, stage: str) -> None:
     bucket = template["Resources"]["Bucket"]["Properties"]
     assert all(bucket["PublicAccessBlockConfiguration"].values())
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
@@ -178,6 +180,7 @@ def test_the_bucket_is_private_and_encrypted(template: Template) -> None:
     assert {rule["Status"] for rule in bucket["LifecycleConfiguration"]["Rules"]} == {"Enabled"}
     (statement,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert statement["Effect"] == "Deny"
+    assert template["Parameters"]["OnlyTls"]["Default"] == ("false" if stage == "local" else "true")
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
@@ -225,6 +228,7 @@ def test_routes_lead_to_their_functions(template: Template) -> None:
         "$default": "HttpApiIntegrationApi",
         "ANY /webhooks/{proxy+}": "HttpApiIntegrationWebhook",
         "ANY /console": "HttpApiIntegrationDashboard",
+        "ANY /console/": "HttpApiIntegrationDashboard",
         "ANY /console/{proxy+}": "HttpApiIntegrationDashboard",
         "$connect": "WebsocketWebsocketsIntegration",
         "$disconnect": "WebsocketWebsocketsIntegration",

@@ -220,6 +220,66 @@ def test_the_http_api_is_throttled_and_logged(template: Template) -> None:
 
 
 def test_routes_lead_to_their_functions(template: Template) -> None:
+    kinds = {name: api["ProtocolType"] for name, api in of_kind(template, "AWS::ApiGatewayV2::Api").items()}
+    found = {
+        (kinds[route["ApiId"]["Ref"]], route["RouteKey"]): route["Target"]["Fn::Join"][1][1]["Ref"]
+        for route in of_kind(template, "AWS::ApiGatewayV2::Route").values()
+    }
+    assert found == {
+        ("HTTP", "$default"): "HttpApiIntegrationApi",
+        ("HTTP", "ANY /webhooks/{proxy+}"): "HttpApiIntegrationWebhook",
+        ("HTTP", "ANY /console"): "HttpApiIntegrationDashboard",
+        ("HTTP", "ANY /console/"): "HttpApiIntegrationDashboard",
+        ("HTTP", "ANY /console/{proxy+}"): "HttpApiIntegrationDashboard",
+        ("WEBSOCKET", "$connect"): "WebsocketWebsocketsIntegration",
+        ("WEBSOCKET", "$disconnect"): "WebsocketWebsocketsIntegration",
+        ("WEBSOCKET", "$default"): "WebsocketWebsocketsIntegration",
+    }
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    assert {rule["Status"] for rule in bucket["LifecycleConfiguration"]["Rules"]} == {"Enabled"}
+    (statement,) = template["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert template["Parameters"]["OnlyTls"]["Default"] == ("false" if stage == "local" else "true")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_a_failed_message_comes_again_and_then_to_the_dead_letters(template: Template) -> None:
+    queues = of_kind(template, "AWS::SQS::Queue")
+    timeout = functions(template)["worker"]["Timeout"]
+    working = {name: queue for name, queue in queues.items() if "RedrivePolicy" in queue}
+    assert set(working) == {"WorkQueue", "WorkFifoQueue"}
+    assert all(queue["SqsManagedSseEnabled"] for queue in queues.values())
+    for queue in working.values():
+        assert queue["VisibilityTimeout"] >= 6 * timeout
+        dead = queues[queue["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]]
+        assert dead["MessageRetentionPeriod"] == 14 * 86_400
+        assert dead.get("FifoQueue", False) == queue.get("FifoQueue", False)
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+
+
+def test_the_worker_says_which_of_a_batch_failed(template: Template) -> None:
+    sources = of_kind(template, "AWS::Lambda::EventSourceMapping").values()
+    queues = {source["EventSourceArn"]["Fn::GetAtt"][0] for source in sources}
+    assert queues == {"WorkQueue", "WorkFifoQueue"}
+    for source in sources:
+        assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert source["ScalingConfig"]["MaximumConcurrency"] >= 2
+
+
+def test_the_http_api_is_throttled_and_logged(template: Template) -> None:
+    stage = template["Resources"]["HttpApiStage"]["Properties"]
+    assert stage["DefaultRouteSettings"]["ThrottlingRateLimit"] >= 100
+    assert stage["DefaultRouteSettings"]["ThrottlingBurstLimit"] >= 100
+    line = json.loads(stage["AccessLogSettings"]["Format"])
+    assert {"requestId", "route", "status", "ms"} <= set(line)
+    assert not [value for value in line.values() if "header" in value or "authorizer" in value]
+    assert "AllowOrigins" in template["Resources"]["HttpApi"]["Properties"]["CorsConfiguration"]
+    socket = template["Resources"]["WebsocketsDeploymentStage"]["Properties"]
+    assert socket["DefaultRouteSettings"]["ThrottlingRateLimit"] >= 100
+
+
+def test_routes_lead_to_their_functions(template: Template) -> None:
     found = {
         route["RouteKey"]: route["Target"]["Fn::Join"][1][1]["Ref"]
         for route in of_kind(template, "AWS::ApiGatewayV2::Route").values()

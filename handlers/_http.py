@@ -48,7 +48,10 @@ def read(event: dict[str, Any]) -> dict[str, Any]:
     if "cookie" in many:
         # Cookies are one list with semicolons, other headers one with commas. RFC 6265 section 5.4
         many["cookie"] = ["; ".join(many["cookie"])]
-    return {**event, "headers": headers, "multiValueHeaders": many}
+    if "http" in context and event.get("rawPath"):
+        # Here alone a slash at the end is left as it was sent.
+        context = {**context, "http": {**context["http"], "path": event["rawPath"]}}
+    return {**event, "headers": headers, "multiValueHeaders": many, "requestContext": context}
 
 
 @cache

@@ -18,7 +18,10 @@ from agent_core.wire.tls import shared_context
 T = TypeVar("T")
 
 RESERVE_SECONDS = 5.0
-"""Before the platform stops us, by so much, no further step is begun; by half of it, what still runs is handed over."""
+"""Before the platform stops us, by so much, no further step is begun."""
+
+HANDING_OVER_SECONDS = 2.0
+"""Before the platform stops us, by so much, what still runs is handed over."""
 
 
 @cache
@@ -89,7 +92,7 @@ def kind_of(event: Any) -> str:
 
 def _left(app: App, end: float) -> float | None:
     """Seconds until what still runs is handed over; None for as long as it takes."""
-    return max(end - RESERVE_SECONDS / 2 - app.clock.now(), 0.0) if end else None
+    return max(end - HANDING_OVER_SECONDS - app.clock.now(), 0.0) if end else None
 
 
 def _log(app: App) -> None:

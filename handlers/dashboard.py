@@ -46,7 +46,13 @@ def pages(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     below = path.startswith(f"{CONSOLE}/")
     environ["SCRIPT_NAME"] = prefix + CONSOLE
     environ["PATH_INFO"] = path[len(CONSOLE) :] if below else f"/nothing{path}"
-    return _wsgi()(environ, start_response)
+    body = _wsgi()(environ, start_response)
+    try:
+        return [b"".join(body)]
+    finally:
+        close = getattr(body, "close", None)  # the adapter does not, and a static file is an open one
+        if close is not None:
+            close()
 
 
 @cache

@@ -249,7 +249,7 @@ async def test_a_run_without_time_is_handed_over_and_its_end_pushed_from_elsewhe
     app = made(gateway, call, tools=[held.tool], clock=clock)
     client = Client(gateway, app)
     await client.connect()
-    await client.say({"action": "send", "message": "Wait", "ref": "r"}, milliseconds=2_700)
+    await client.say({"action": "send", "message": "Wait", "ref": "r"}, milliseconds=2_300)
     assert types(client.seen) == ["run", "later"]
     later = client.seen[-1]
     assert later["ref"] == "r"
@@ -271,12 +271,12 @@ async def test_a_client_that_came_back_gets_the_end_from_whoever_finishes(gatewa
     app = made(gateway, call, tools=[held.tool], clock=clock)
     client = Client(gateway, app)
     await client.connect()
-    await client.say({"action": "send", "message": "Wait"}, milliseconds=2_700)
+    await client.say({"action": "send", "message": "Wait"}, milliseconds=2_300)
     run_id = client.seen[0]["run_id"]
     await client.leave()
     again = Client(gateway, app, OTHER)
     await again.connect()
-    resuming = asyncio.create_task(again.say({"action": "resume", "run_id": run_id}, milliseconds=2_700))
+    resuming = asyncio.create_task(again.say({"action": "resume", "run_id": run_id}, milliseconds=2_300))
     while not resuming.done():
         clock.advance(0.5)  # it looks now and then whether there is something new
         await asyncio.wait({resuming}, timeout=0.02)

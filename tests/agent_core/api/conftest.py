@@ -48,10 +48,10 @@ class House:
             return await client.get(path, **options)
 
     @contextlib.contextmanager
-    def served(self) -> Iterator[str]:
-        """A uvicorn on loopback, in a thread with a loop of its own; gives its base URL."""
+    def served(self, ws: Any = "none") -> Iterator[str]:
+        """A uvicorn on loopback, in a thread with a loop of its own; gives its base URL. `ws` as uvicorn's."""
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(self.asgi, ws="none", lifespan="on", log_level="warning", loop="asyncio")
+        config = uvicorn.Config(self.asgi, ws=ws, lifespan="on", log_level="warning", loop="asyncio")
         server = _Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent_core import Agent, App, Principal, tool
+from agent_core.clock import SystemClock
 from agent_core.engine.runs import Inbound
 from agent_core.messages import Message, ToolCall
 from agent_core.queues.memory import MemoryQueue
@@ -143,7 +144,7 @@ def test_without_a_queue_the_sweep_goes_on(root: Path, served: Any) -> None:
 
 def test_a_worker_does_not_wake_another_one_for_a_step_that_is_too_long(root: Path, served: Any) -> None:
     held = Held()
-    app = served(WAIT, tools=[held.tool])
+    app = served(WAIT, tools=[held.tool], clock=SystemClock())
     _shared.wait_for(
         app.engine.submit(Inbound(messages=(Message.of("user", "Hi"),), session_id="waiting"), work=False)
     )

@@ -47,12 +47,15 @@ LEFT_OUT = ("agent_core/cli", "agent_core/template", "agent_core/testing.py")
 USELESS = {"__pycache__", "tests", "test", "bin"}
 USELESS_SUFFIXES = {".pyc", ".pyi", ".pyx", ".pxd", ".c", ".h"}
 UNUSED = (
+    "anyio/_backends/_trio.py",
+    "anyio/pytest_plugin.py",
     "cffi",  # cryptography loads its compiled half, _cffi_backend, alone
     "pycparser",
     "pydantic/mypy.py",
     "pydantic/v1",
     "stdnum/imsi.dat",  # tables of mobile networks and of makers of network cards
     "stdnum/oui.dat",
+    "werkzeug/debug",
 )
 """What of the locked packages nothing of ours loads. An agent that does names the package in its own list."""
 

@@ -62,7 +62,7 @@ class Sampan {
     const target = (functions || {})[this.options.function];
     if (!target) return;
     const asked = [].concat(this.options.env || []).map((pair) => pair.split('=')[0]);
-    const own = ['SAMPAN_STORE', 'SAMPAN_TABLE', 'SAMPAN_BUCKET', 'SAMPAN_QUEUE', 'SAMPAN_QUEUE_URL', 'SAMPAN_DEAD_QUEUE_URL'];
+    const own = ['STORE', 'TABLE', 'BUCKET', 'QUEUE', 'QUEUE_URL', 'DEAD_QUEUE_URL', 'WEBSOCKET_URL'].map((name) => `SAMPAN_${name}`);
     for (const environment of [provider.environment, target.environment]) {
       for (const name of Object.keys(environment || {})) {
         if (!asked.includes(name) && (own.includes(name) || environment[name] === '')) delete environment[name];

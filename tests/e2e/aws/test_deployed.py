@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from typing import Any
 
 import pytest
+from websockets.sync.client import ClientConnection, connect
 
 from agent_core.aws.services import make_client, sqs
 from agent_core.clock import SystemClock
@@ -60,6 +62,37 @@ def test_a_run_for_later_is_worked_on_by_the_worker(cloud: Cloud) -> None:
     run = until(lambda: (found := cloud.http.get(address).json())["status"] == "succeeded" and found)
     assert run["reply"]["text"] == "You said: Later"
     until(lambda: "ESM: Lambda shop-local-worker processed 1 SQS messages" in cloud.log())
+
+
+def test_a_connection_is_answered_frame_by_frame(cloud: Cloud) -> None:
+    """$connect, $default, and the answer pushed back over the connection; `ping` and `resume`, too."""
+    with connect(cloud.state["websocket"], open_timeout=30) as socket:
+        socket.send(
+            json.dumps({"action": "send", "message": "Over the wire", "session_id": "ws", "ref": "a"})
+        )
+        events = frames(socket, "reply")
+        assert events[0]["type"] == "run"
+        assert (
+            "".join(event["data"]["text"] for event in events if event["type"] == "text")
+            == "You said: Over the wire"
+        )
+        assert events[-1]["data"]["status"] == "succeeded"
+        socket.send(json.dumps({"action": "ping"}))
+        assert frames(socket, "pong")[-1]["type"] == "pong"
+    with connect(cloud.state["websocket"], open_timeout=30) as again:
+        run_id, first_text = events[0]["run_id"], next(event for event in events if event["type"] == "text")
+        again.send(json.dumps({"action": "resume", "run_id": run_id, "last_event_id": first_text["id"]}))
+        assert frames(again, "reply")[-1]["data"]["reply"]["text"] == "You said: Over the wire"
+    assert cloud.session("ws") == ["Over the wire", "You said: Over the wire"]
+
+
+def frames(socket: ClientConnection, last: str) -> list[dict[str, Any]]:
+    """What comes, up to the first frame of that type."""
+    found: list[dict[str, Any]] = []
+    while not found or found[-1]["type"] != last:
+        found.append(json.loads(socket.recv(timeout=40)))
+        assert found[-1]["type"] != "error", found[-1]
+    return found
 
 
 def test_large_parts_lie_in_the_bucket(cloud: Cloud) -> None:

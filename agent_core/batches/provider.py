@@ -22,7 +22,7 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Inbound
 from agent_core.errors import AgentError, ConditionError, LeaseLostError, ModelError, NotFoundError
 from agent_core.messages import Prompt, from_record, to_record
-from agent_core.models.batching import Given, Job, PrefetchedModel
+from agent_core.models.batching import Given, Job, PrefetchedModel, Sent
 from agent_core.store.base import Equals, Key, Put, Store, Update
 
 log = logging.getLogger("sampan.batches")
@@ -35,16 +35,24 @@ POLL_SECONDS = 60.0
 GIVE_UP_SECONDS = 26 * 3600.0
 """After a day and some slack the provider is no longer waited for."""
 
+CLOCK_SLACK = 3600.0
+"""Seconds by which the provider's clock may differ from ours."""
+
 JobStatus = Literal["sending", "sent", "fetched", "refused"]
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Some segments of a batch at a provider, with the id it has there."""
+    """Some segments of a batch at a provider, with the id it has there.
+
+    `questions` are how many were handed in, first at `sent_at`.
+    """
 
     number: int
     status: JobStatus
     provider_id: str = ""
     detail: str = ""
+    questions: int = 0
+    sent_at: float = 0.0
 
 
 def plain_model(bound: Bound) -> PrefetchedModel | None:
@@ -140,25 +148,38 @@ class ProviderBatch:
     async def _send(self, job: JobRecord) -> JobRecord:
         """Hand a job in. Its record stands before, so that after a crash the provider is asked for it by its name."""
         assert self._model is not None
-        endpoint, name = self._model.endpoint, f"{self._batch.id}-{job.number}"
-        known = await self._store.get(self._key(job.number))
-        job_id = await endpoint.find(name) if known is not None else ""
+        endpoint, name = self._model.endpoint, self._name(job)
+        job_id = ""
+        if job.sent_at:
+            others = await self._others(job)
+            sent = Sent(name, job.questions, job.sent_at - CLOCK_SLACK, others)
+            job_id = await endpoint.find(sent)
         if not job_id:
             lines: list[bytes] = []
             if not self._batch.cancelling:
                 for segment in await self._segments(job):
-                    lines += await self._lines(segment)
+                    lines += await self._lines(job, segment)
             if not lines:
                 return await self._write(
                     msgspec.structs.replace(job, status="refused", detail="no such lines")
                 )
-            await self._write(job)
+            sent_at = job.sent_at or self._clock.now()
+            job = await self._write(msgspec.structs.replace(job, questions=len(lines), sent_at=sent_at))
             point("before provider batch")
             job_id = await endpoint.submit(name, lines)
             point("after provider batch")
         return await self._write(msgspec.structs.replace(job, status="sent", provider_id=job_id))
 
-    async def _lines(self, segment: Segment) -> list[bytes]:
+    def _name(self, job: JobRecord) -> str:
+        return f"{self._batch.id}-{job.number}"
+
+    async def _others(self, job: JobRecord) -> frozenset[str]:
+        """What the other jobs of this batch are at the provider, as far as it is known."""
+        page = await self._store.query(self._key(0).partition, JOB, limit=1000)
+        jobs = [from_record(JobRecord, record.fields) for record in page.records]
+        return frozenset(other.provider_id for other in jobs if other.number != job.number) - {""}
+
+    async def _lines(self, job: JobRecord, segment: Segment) -> list[bytes]:
         """The lines of a segment as the provider takes them, those of them that are asked as they are."""
         assert self._model is not None
         blob = await self._blobs.get(self._tenant, segment.source)
@@ -166,7 +187,7 @@ class ProviderBatch:
         for number, line in enumerate(blob.data.split(b"\n"), segment.first):
             prompt = self._prompt(line) if line.strip() else None
             if prompt is not None:
-                lines.append(self._model.endpoint.line((f"line-{number}", prompt)))
+                lines.append(self._model.endpoint.line((f"{self._name(job)}-{number}", prompt)))
         return lines
 
     def _prompt(self, line: bytes) -> Prompt | None:
@@ -184,7 +205,7 @@ class ProviderBatch:
         segments = await self._segments(job)
         answers: dict[int, list[bytes]] = {segment.number: [] for segment in segments}
         async for name, answer in self._model.endpoint.answers(found):
-            number = int(name.removeprefix("line-"))
+            number = int(name.rpartition("-")[2])
             for segment in segments:
                 if segment.first <= number < segment.first + segment.lines:
                     answers[segment.number].append(b"%d %b\n" % (number, b" ".join(answer.split(b"\n"))))

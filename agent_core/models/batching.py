@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
@@ -33,6 +33,19 @@ class Job(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """What is known of a job whose handing in was begun, and may have failed or not.
+
+    Its name, how many questions it has, since when it may be at the provider (seconds since 1970, with slack for clocks
+    that differ), and the ids of jobs there that are known to be others.
+    """
+
+    name: str
+    count: int
+    since: float
+    others: frozenset[str] = frozenset()
+
+
 class BatchEndpoint(Protocol):
     """A provider's way to answer many prompts together. All errors are ModelErrors."""
 
@@ -45,8 +58,8 @@ class BatchEndpoint(Protocol):
     async def submit(self, name: str, lines: Iterable[bytes]) -> str:
         """Hand in the questions; gives the job's id at the provider."""
 
-    async def find(self, name: str) -> str:
-        """The id of the job that was handed in under this name; "" where it can't be told."""
+    async def find(self, sent: Sent) -> str:
+        """The id of this job, "" where it never arrived; a ModelBusyError where that can't be told yet."""
 
     async def look(self, job_id: str) -> Job:
         """How far it is."""
@@ -139,7 +152,7 @@ async def call(
     return answer.body
 
 
-async def download(caller: Caller, url: str) -> AsyncIterator[bytes]:
+async def download(caller: Caller, url: str) -> AsyncGenerator[bytes]:
     """The lines of a file, as they come."""
     request = Request(method="GET", url=url, headers=caller.headers, timeouts=caller.timeouts)
     rest: list[bytes] = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
 from agent_core.messages import Prompt, Reply
-from agent_core.models.batching import Answer, Job, Question, call, download
+from agent_core.models.batching import Answer, Job, Question, Sent, call, download
 from agent_core.models.http import UNREADABLE, Caller, malformed
 
 T = TypeVar("T")
@@ -39,10 +40,12 @@ class _Batch(msgspec.Struct):
     error_file_id: str | None = None
     errors: _Errors | None = None
     metadata: dict[str, str] | None = None
+    created_at: float | None = None
 
 
 class _List(msgspec.Struct):
     data: list[_Batch] = []
+    has_more: bool = False
 
 
 class _Response(msgspec.Struct):
@@ -85,10 +88,17 @@ class OpenAIBatches:
         made = await call(self._caller, "POST", f"{self._base}/batches", msgspec.json.encode(wanted))
         return _read(made, _Batch).id
 
-    async def find(self, name: str) -> str:
-        """See BatchEndpoint."""
-        listed = _read(await call(self._caller, "GET", f"{self._base}/batches?limit=100"), _List)
-        return next((job.id for job in listed.data if (job.metadata or {}).get(NAME) == name), "")
+    async def find(self, sent: Sent) -> str:
+        """See BatchEndpoint. A job bears its name; the list has the newest first."""
+        after = ""
+        while True:
+            listed = _read(await call(self._caller, "GET", f"{self._base}/batches?limit=100{after}"), _List)
+            for job in listed.data:
+                if (job.metadata or {}).get(NAME) == sent.name:
+                    return job.id
+            if not listed.data or not listed.has_more or (listed.data[-1].created_at or 0.0) < sent.since:
+                return ""
+            after = f"&after={quote(listed.data[-1].id, safe='')}"
 
     async def look(self, job_id: str) -> Job:
         """See BatchEndpoint."""

@@ -251,6 +251,7 @@ def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) 
     from agent_core.channels.catalog import make_channels
     from agent_core.channels.gateway import Gateway
     from agent_core.channels.guests import KIND, Guests
+    from agent_core.channels.live import Live
     from agent_core.channels.media import Fetcher
     from agent_core.channels.post import Post
 
@@ -264,6 +265,7 @@ def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) 
             )
     post = Post(channels, kit.store, kit.clock)
     kit.deliverers.update(dict.fromkeys(channels, post))
+    kit.attendants.update(dict.fromkeys(channels, Live(post, channels, kit.clock)))
     kit.due[KIND] = post.tell_code
     kit.fetch.append(Fetcher(channels, kit.clock))
     guests = Guests(kit.store, kit.clock, engine.see_to)

@@ -38,6 +38,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scope: Scope = ""
     """Who shares a conversation in a group: `person`, `thread` or `group`; unset, the thread, else the group."""
 
+    live: bool = True
+    """Whether a message shows an answer while it is written, where the service lets messages be changed."""
+
     greeting: str = "I don't know you yet. Give this code to whoever runs me, who lets you in with it: {code}"
     """What a stranger is told, with `{code}` where the pairing code stands."""
 
@@ -97,6 +100,15 @@ class Channel:
     pause: ClassVar[float] = 1.0
     """Seconds from one message of an answer to the next: what the service takes in one conversation."""
 
+    edits: ClassVar[bool] = False
+    """Whether a message can be changed after it was sent: then an answer is shown while it is written."""
+
+    draft_seconds: ClassVar[float] = 3.0
+    """Seconds from one change of such a message to the next."""
+
+    typing_seconds: ClassVar[float] = 0.0
+    """How long the service shows a typing sign; 0 where it has none."""
+
     def __init__(self, name: str, options: Any, *, wire: Wire, clock: Clock) -> None:
         self.name = name
         self.options = options
@@ -130,6 +142,13 @@ class Channel:
     async def send(self, letter: Letter) -> str:
         """Send one message and return its id; raises a ChannelError or WireError."""
         raise ChannelRefusedError(f"the channel {self.name} takes no answers")
+
+    async def edit(self, letter: Letter, sent: str) -> None:
+        """Put the letter in place of the message with the id `sent`. Only called where `edits` is set."""
+        raise ChannelRefusedError(f"the channel {self.name} changes no messages")
+
+    async def typing(self, address: str, options: Mapping[str, str]) -> None:
+        """Show that an answer is on its way. Only called where `typing_seconds` is set."""
 
     async def find(self, letter: Letter) -> str:
         """The id of a message that may have been sent before a crash; "" where it was not, or nobody can tell."""

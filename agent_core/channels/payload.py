@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from xml.parsers import expat
 
 from agent_core.errors import MalformedError
 
@@ -81,6 +80,9 @@ def read_xml(body: bytes) -> dict[str, str]:
 
     Raises MalformedError, also for anything that declares a document type: no entity is ever expanded.
     """
+    # Loaded only where XML comes in.
+    from xml.parsers import expat
+
     found: dict[str, str] = {}
     path: list[str] = []
 

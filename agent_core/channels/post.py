@@ -16,7 +16,7 @@ from agent_core.channels.split import split
 from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.runs import Delivery, Due, Run
-from agent_core.errors import AgentError, ConditionError
+from agent_core.errors import AgentError, ChannelRefusedError, ConditionError
 from agent_core.messages import from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put, Store
 
@@ -30,11 +30,17 @@ MAX_TRIES = 10
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far an answer is: the services' ids of the messages that arrived; `trying` is the number of the one
-    that is being sent, counted from 1."""
+    """How far an answer is.
+
+    `ids` are the services' ids of the messages that arrived, `trying` is the number of the one that is being sent,
+    counted from 1. `draft` is the id of a message that shows the answer while it is written and becomes its first;
+    `drafting` says that what is being sent is one.
+    """
 
     ids: tuple[str, ...] = ()
     trying: int = 0
+    draft: str = ""
+    drafting: bool = False
 
 
 class Post:
@@ -57,31 +63,46 @@ class Post:
             await self._send(channel, run.principal.tenant, delivery, text, push_id)
 
     async def _send(self, channel: Channel, tenant: str, delivery: Delivery, text: str, push_id: str) -> None:
-        key = Key(f"{keys.quoted(tenant)}/sent/{keys.quoted(channel.name)}", push_id)
-        record = await self._store.get(key)
-        before = from_record(Sent, record.fields) if record is not None else Sent()
+        before = await self.sent(channel, tenant, push_id)
         ids = list(before.ids)
         for number, piece in enumerate(split(text, channel.limit, channel.measure)):
             if number < len(before.ids):
                 continue
-            letter = Letter(
-                address=delivery.address,
-                options=delivery.options,
-                text=piece,
-                id=f"{push_id}/{number}",
-                number=number,
-            )
-            found = await channel.find(letter) if before.trying == number + 1 else ""
+            letter = letter_of(delivery, piece, push_id, number)
+            found = "" if number else await self._finished(channel, letter, before)
+            if not found and before.trying == number + 1 and not before.drafting:
+                found = await channel.find(letter)
             if not found:
                 if number:
                     await self._clock.sleep(channel.pause)
-                await self._keep(key, Sent(ids=tuple(ids), trying=number + 1))
+                await self.keep(channel, tenant, push_id, Sent(ids=tuple(ids), trying=number + 1))
                 found = await channel.send(letter)
             ids.append(found)
-        await self._keep(key, Sent(ids=tuple(ids)))
+        await self.keep(channel, tenant, push_id, Sent(ids=tuple(ids)))
 
-    async def _keep(self, key: Key, sent: Sent) -> None:
-        await self._store.write(Put(key, to_record(sent), expires_at=self._clock.now() + KEPT_SECONDS))
+    async def _finished(self, channel: Channel, letter: Letter, before: Sent) -> str:
+        """The draft, with the answer in its place; "" where there is none, or it is gone."""
+        draft = before.draft
+        if not draft and before.drafting:
+            draft = await channel.find(letter)
+        if not draft:
+            return ""
+        try:
+            await channel.edit(letter, draft)
+        except ChannelRefusedError as error:
+            log.info("channel=<%s> | the draft is gone: %s", channel.name, error)
+            return ""
+        return draft
+
+    async def sent(self, channel: Channel, tenant: str, push_id: str) -> Sent:
+        """How far an answer is."""
+        record = await self._store.get(_key(channel, tenant, push_id))
+        return from_record(Sent, record.fields) if record is not None else Sent()
+
+    async def keep(self, channel: Channel, tenant: str, push_id: str, sent: Sent) -> None:
+        """Remember how far an answer is."""
+        expires_at = self._clock.now() + KEPT_SECONDS
+        await self._store.write(Put(_key(channel, tenant, push_id), to_record(sent), expires_at=expires_at))
 
     async def tell_code(self, key: Key, due: Due) -> None:
         """Tell a stranger the code that was kept for them; tried again by the sweeper where it did not arrive."""
@@ -103,6 +124,21 @@ class Post:
                 if error.retryable:
                     return
         await self._store.write(Delete(later))
+
+
+def letter_of(delivery: Delivery, text: str, push_id: str, number: int) -> Letter:
+    """A message of an answer; its id is the same whenever it is tried."""
+    return Letter(
+        address=delivery.address,
+        options=delivery.options,
+        text=text,
+        id=f"{push_id}/{number}",
+        number=number,
+    )
+
+
+def _key(channel: Channel, tenant: str, push_id: str) -> Key:
+    return Key(f"{keys.quoted(tenant)}/sent/{keys.quoted(channel.name)}", push_id)
 
 
 def _words(run: Run, channel: Channel) -> str:

@@ -72,6 +72,7 @@ class Slack(Channel):
 
     Options = SlackOptions
     limit = 4000
+    edits = True
 
     def __init__(self, name: str, options: SlackOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)
@@ -176,6 +177,11 @@ class Slack(Channel):
         if letter.options.get("thread"):
             asked["thread_ts"] = letter.options["thread"]
         return text_at(await self._call("chat.postMessage", asked), "ts")
+
+    async def edit(self, letter: Letter, sent: str) -> None:
+        """Put other words in place of a message's."""
+        text = render(letter.text, MRKDWN)
+        await self._call("chat.update", {"channel": letter.address, "ts": sent, "text": text})
 
     async def _respond(self, url: str, text: str) -> str:
         """Answer a slash command where it was given, even where the bot is no member."""

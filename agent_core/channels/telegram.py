@@ -79,6 +79,8 @@ class Telegram(Channel):
 
     Options = TelegramOptions
     limit = 4096
+    edits = True
+    typing_seconds = 4.5
 
     def __init__(self, name: str, options: TelegramOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)
@@ -168,6 +170,28 @@ class Telegram(Channel):
                 "allow_sending_without_reply": True,
             }
         return text_at(await self._call("sendMessage", asked), "message_id")
+
+    async def edit(self, letter: Letter, sent: str) -> None:
+        """Put other words in place of a message's."""
+        asked = {
+            "chat_id": letter.address,
+            "message_id": int(sent),
+            "text": render(letter.text, HTML),
+            "parse_mode": "HTML",
+            "link_preview_options": {"is_disabled": True},
+        }
+        try:
+            await self._call("editMessageText", asked)
+        except ChannelRefusedError as error:
+            if "message is not modified" not in error.detail:
+                raise
+
+    async def typing(self, address: str, options: Mapping[str, str]) -> None:
+        """The typing sign, which Telegram shows for five seconds."""
+        asked: dict[str, Any] = {"chat_id": address, "action": "typing"}
+        if options.get("topic"):
+            asked["message_thread_id"] = int(options["topic"])
+        await self._call("sendChatAction", asked)
 
     async def _call(self, method: str, asked: Mapping[str, Any]) -> Any:
         """Call a method of the Bot API and give its result; raises a ChannelError."""

@@ -23,6 +23,13 @@ class Deliverer(Protocol):
         """Push; raises an AgentError, retryable or not, where it did not arrive. `push_id` is stable over tries."""
 
 
+class Attendant(Protocol):
+    """Shows whoever waits for a pushed reply that somebody is at work on it."""
+
+    async def attend(self, run: Run, delivery: Delivery, feed: Feed) -> None:
+        """Called when work on a run begins; cancelled when it is over. What it shows is never the last word."""
+
+
 Fetch = Callable[[Part], Awaitable[Part]]
 """Gives a part whose bytes are still elsewhere with its bytes, any other as it is. Raises nothing."""
 
@@ -34,9 +41,10 @@ class Kit:
     """What every worker of an engine shares.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
-    journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery. `feeds` are
-    those of the runs that somebody in this process follows. `due` looks after what higher floors have put into the
-    list of what is due, by its kind; it gets the entry's key and the entry. `fetch` brings attachments of messages.
+    journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
+    show them meanwhile that it is worked on. `feeds` are those of the runs that somebody in this process follows.
+    `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
+    and the entry. `fetch` brings attachments of messages.
     """
 
     store: Store
@@ -47,6 +55,7 @@ class Kit:
     lease_seconds: float = 30.0
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)
+    attendants: dict[str, Attendant] = field(default_factory=dict)
     due: dict[str, DueHandler] = field(default_factory=dict)
     fetch: list[Fetch] = field(default_factory=list)
     feeds: dict[str, Feed] = field(default_factory=dict)

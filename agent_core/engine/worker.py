@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 import msgspec
@@ -24,7 +25,7 @@ from agent_core.engine.loop import perform
 from agent_core.engine.outbox import push
 from agent_core.engine.points import point
 from agent_core.engine.reading import read_run
-from agent_core.engine.runs import Due, Failure, Pending, Run, Step
+from agent_core.engine.runs import Delivery, Due, Failure, Pending, Run, Step
 from agent_core.engine.view import View, read_view
 from agent_core.errors import (
     AgentError,
@@ -156,7 +157,8 @@ class Worker:
             join=partial(self._joined, closing) if bound and bound.busy == "merge" else None,
         )
         try:
-            messages, ended = await self._performed(attempt, gone=bound is None)
+            async with self._attended(run, item.inbound.delivery, feed):
+                messages, ended = await self._performed(attempt, gone=bound is None)
         except Parked as asks:
             waiting = msgspec.structs.replace(
                 run, status="waiting", questions=asks.questions, steps=len(journal.steps())
@@ -174,6 +176,22 @@ class Worker:
             self._tell(done)
         self._ended += closing.awaited(runs)
         return released
+
+    @asynccontextmanager
+    async def _attended(self, run: Run, delivery: Delivery | None, feed: Feed) -> AsyncIterator[None]:
+        """While inside, who waits for the reply elsewhere is shown that it is worked on, where somebody does that."""
+        attendant = self._kit.attendants.get(delivery.kind) if delivery else None
+        if attendant is None or delivery is None:
+            yield
+            return
+        attending = asyncio.ensure_future(attendant.attend(run, delivery, feed))
+        try:
+            yield
+        finally:
+            attending.cancel()
+            await asyncio.wait({attending})
+            if not attending.cancelled() and (error := attending.exception()):
+                log.warning("run=<%s> | not shown while it is worked on: %s", run.id, error)
 
     async def _joined(self, closing: Closing) -> list[Message]:
         """Messages that joined the run, with what is attached to them."""

@@ -85,7 +85,7 @@ def house() -> Iterator[Callable[..., House]]:
             options: dict[str, str] | None = None,
             store: Store | None = None,
             clock: ManualClock | None = None,
-            **agent: Any,
+            agent: Any = None,
         ) -> House:
             service: Service = FakeSlack() if kind == "slack" else FakeTelegram()
             service.url = stack.enter_context(serving(service))
@@ -99,7 +99,7 @@ def house() -> Iterator[Callable[..., House]]:
             model = ScriptedModel(script)
             app = build_app(
                 Settings(store="memory", channels={kind: {**own, "open": "true", **(options or {})}}),
-                agents=[Agent(name="assistant", model=model, **agent)],
+                agents=[agent or Agent(name="assistant", model=model)],
                 clock=clock,
                 store=store,
             )

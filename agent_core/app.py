@@ -246,30 +246,10 @@ def build_app(
 
 
 def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) -> Receiver:
-    """Have the channels of the settings answered: what comes in by the gateway, what goes out by the post."""
-    # Imported only where a channel is on, for cold start.
-    from agent_core.channels.catalog import make_channels
-    from agent_core.channels.gateway import Gateway
-    from agent_core.channels.guests import KIND, Guests
-    from agent_core.channels.live import Live
-    from agent_core.channels.media import Fetcher
-    from agent_core.channels.post import Post
+    """Have the channels of the settings answered. Imported only where one is on, for cold start."""
+    from agent_core.channels.connect import connect
 
-    # The post repeats what may be repeated, and no more: a wire that tries again might send an answer twice.
-    channels = make_channels(settings.channels, wire=wire, clock=kit.clock)
-    for name, channel in channels.items():
-        agent = channel.options.agent
-        if agent and agent not in kit.agents:
-            raise ConfigError(
-                f"channel {name}: there is no agent {agent!r}; there are: {', '.join(sorted(kit.agents))}"
-            )
-    post = Post(channels, kit.store, kit.clock)
-    kit.deliverers.update(dict.fromkeys(channels, post))
-    kit.attendants.update(dict.fromkeys(channels, Live(post, channels, kit.clock)))
-    kit.due[KIND] = post.tell_code
-    kit.fetch.append(Fetcher(channels, kit.clock))
-    guests = Guests(kit.store, kit.clock, engine.see_to)
-    return Gateway(channels, engine, guests, settings.data_class)
+    return connect(kit, engine, settings, wire)
 
 
 def make_wire(settings: Settings, clock: Clock, plain: Wire | None = None) -> Wire:

@@ -1,7 +1,7 @@
 # `make` lists the targets.
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check format lint types floors docs-check openapi bench soak lock clean
-.PHONY: package deploy deploy-local deploy-local-stop
+.PHONY: package deploy deploy-local deploy-local-stop e2e-aws
 
 VENV   ?= .venv
 PYTHON := $(VENV)/bin/python
@@ -9,7 +9,7 @@ SOURCE := agent_core handlers
 export VENV
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv with all that development needs (quick when it is there)
 	@scripts/setup.sh dev
@@ -44,6 +44,9 @@ deploy-local: .setup-cloud ## deploy to an emulated AWS on this machine, and say
 
 deploy-local-stop: ## end the emulated AWS; what was in it is gone
 	@$(PYTHON) deploy/local/cloud.py down
+
+e2e-aws: .setup-dev .setup-deploy ## deploy to your own AWS account, ask everything, remove it: make e2e-aws [REGION=eu-west-1]
+	@$(PYTHON) -m tests.e2e.aws.account $(if $(REGION),--region "$(REGION)")
 
 test: check .setup-cloud ## everything CI runs: the checks, then all tests
 	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not measured"

@@ -288,6 +288,8 @@ def test_the_dashboard_is_json_and_shows_every_function(template: Template) -> N
     body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     widgets = json.loads(body)["widgets"]
     assert len(widgets) >= 10
+    # Up to here a dashboard costs nothing.
+    assert sum(len(widget["properties"]["metrics"]) for widget in widgets) <= 50
     assert all(f"${{{name.capitalize()}LambdaFunction}}" in body for name in FUNCTIONS)
 
 

@@ -19,6 +19,7 @@ from agent_core.clock import SystemClock
 from agent_core.queues.sqs import SqsQueue, rules_of
 from agent_core.settings import Settings
 from agent_core.wire.httpcore import HttpcoreWire
+from tests.e2e.aws.account import Account
 from tests.e2e.aws.conftest import ECHO, Cloud, until
 
 pytestmark = pytest.mark.xdist_group("aws")
@@ -186,6 +187,25 @@ def test_what_a_role_does_not_allow_is_refused(cloud: Cloud) -> None:
     role = name["Configuration"]["Role"].rsplit("/", 1)[-1]
     document = iam.get_role_policy(RoleName=role, PolicyName="webhook")["PolicyDocument"]
     assert not re.findall(r'"sqs:(Receive|Delete)\w+"', json.dumps(document))
+
+
+def test_the_script_for_real_accounts_asks_the_same(cloud: Cloud) -> None:
+    """`make e2e-aws`, as far as an emulated account can be asked."""
+
+    class Emulated(Account):
+        def client(self, service: str) -> Any:
+            return cloud.client(service)
+
+    account = Emulated("us-east-1")
+    account.outputs = {
+        **cloud.outputs,
+        "HttpApiUrl": cloud.state["url"],
+        "ServiceEndpointWebsocket": cloud.state["websocket"],
+    }
+    assert "s cold" in account.an_answer()
+    assert account.a_run_for_later() == "worked on by the worker"
+    assert account.a_queued_message() == "answered"
+    assert "frames" in account.a_connection()
 
 
 def test_a_second_deployment_takes_over(cloud: Cloud) -> None:

@@ -265,13 +265,9 @@ def _plain_wire(settings: Settings) -> Wire:
         from agent_core.wire.aiohttp import AiohttpWire
 
         return AiohttpWire()
-    if settings.wire == "httpcore":
-        from agent_core.wire.httpcore import HttpcoreWire
+    from agent_core.wire.httpcore import HttpcoreWire
 
-        return HttpcoreWire()
-    from agent_core.wire.asyncio import AsyncioWire
-
-    return AsyncioWire()
+    return HttpcoreWire()
 
 
 def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) -> dict[str, Deliverer]:

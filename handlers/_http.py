@@ -35,9 +35,18 @@ def answer(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return answered
 
 
-def read(event: dict[str, Any]) -> dict[str, Any]:
+def asked(event: Any, context: Any) -> tuple[dict[str, Any], bytes]:
+    """The request as `serve` takes it: its scope and body. Raises InputError where the event is no request."""
+    request = _adapter().infer(read(event), context)
+    try:
+        return dict(request.scope), request.body
+    except binascii.Error as error:
+        raise MalformedError(f"the body is said to be base64, but is not: {error}") from error
+
+
+def read(event: Any) -> dict[str, Any]:
     """The event as the adapter takes it; raises InputError where it is no request."""
-    context = event.get("requestContext")
+    context = event.get("requestContext") if isinstance(event, dict) else None
     if not isinstance(context, dict) or not ("http" in context or "httpMethod" in event):
         raise InputError(
             "this function takes HTTP requests of API Gateway (HTTP API 2.0, REST 1.0) or of a function URL, not "
@@ -56,10 +65,10 @@ def read(event: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _adapter() -> Mangum:
-    return Mangum(_serve, lifespan="off", text_mime_types=TEXT_TYPES)
+    return Mangum(serve, lifespan="off", text_mime_types=TEXT_TYPES)
 
 
-async def _serve(scope: Any, receive: Any, send: Any) -> None:
+async def serve(scope: Any, receive: Any, send: Any) -> None:
     """Serve one request by the app, with its deadline, and without the stage that some gateways put before a path."""
     before = prefix(scope["aws.event"])
     if scope["path"].startswith(f"{before}/"):

@@ -208,6 +208,28 @@ build(app.engine, app.settings, clock=app.clock)
     assert "starlette" in loaded
 
 
+def test_the_functions_are_lean() -> None:
+    """What POST /api/v1/agent loads on Lambda with its store there: neither a general HTTP client nor SQLite."""
+    settings = {
+        "SAMPAN_STORE": "dynamodb",
+        "SAMPAN_TABLE": "t",
+        "SAMPAN_QUEUE": "sqs",
+        "SAMPAN_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/q",
+        "AWS_REGION": "us-east-1",
+        "MODEL_NAME": "openai:m",
+        "MODEL_API_KEY": "k",
+    }
+    code = f"""
+import os
+os.environ.update({settings!r})
+from handlers import _shared, api
+_shared.asgi()
+"""
+    loaded = modules_loaded_by(code, ROOT)
+    assert not loaded.intersection({*HEAVY, "pydantic", "httpcore", "h11", "sqlite3"})
+    assert "mangum" in loaded
+
+
 # -- public names
 
 

@@ -265,9 +265,13 @@ def _plain_wire(settings: Settings) -> Wire:
         from agent_core.wire.aiohttp import AiohttpWire
 
         return AiohttpWire()
-    from agent_core.wire.httpcore import HttpcoreWire
+    if settings.wire == "httpcore":
+        from agent_core.wire.httpcore import HttpcoreWire
 
-    return HttpcoreWire()
+        return HttpcoreWire()
+    from agent_core.wire.asyncio import AsyncioWire
+
+    return AsyncioWire()
 
 
 def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) -> dict[str, Deliverer]:

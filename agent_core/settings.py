@@ -148,8 +148,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     local_max_tokens: Positive = 256
     """Longest reply of the embedded model, in tokens."""
 
-    wire: Literal["", "httpcore", "aiohttp"] = ""
-    """HTTP client for models and cloud stores; unset, `sampan run` takes aiohttp, all else httpcore, quick to load."""
+    wire: Literal["", "asyncio", "httpcore", "aiohttp"] = ""
+    """HTTP client for models and cloud stores; unset, `sampan run` takes aiohttp, all else asyncio, quick to load."""
 
     plugins: tuple[str, ...] = ()
     """Plugins by entry-point name that wrap every agent, first in the list first in line (comma-separated)."""

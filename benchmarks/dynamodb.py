@@ -22,8 +22,8 @@ from agent_core.store.attributes import attributes, item
 from agent_core.store.base import Absent, Equals, Fields, Key, Put, Update
 from agent_core.store.dynamodb import DynamoStore
 from agent_core.wire.aiohttp import AiohttpWire
+from agent_core.wire.asyncio import AsyncioWire
 from agent_core.wire.base import Wire
-from agent_core.wire.httpcore import HttpcoreWire
 from benchmarks.servers import Mock, mock_model
 from benchmarks.table import Goal, Report
 
@@ -54,14 +54,12 @@ def run(*, quick: bool = False) -> Report:
     report = Report(
         "dynamodb",
         "CPU per DynamoDB call",
-        ("call", "boto3, µs", "httpcore, µs", "aiohttp, µs", "httpcore : boto3", "aiohttp : boto3"),
+        ("call", "boto3, µs", "asyncio, µs", "aiohttp, µs", "asyncio : boto3", "aiohttp : boto3"),
     )
     for verb in VERBS:
-        boto, core, aio = (statistics.median(found[name, verb]) for name in ("boto3", "httpcore", "aiohttp"))
+        boto, core, aio = (statistics.median(found[name, verb]) for name in ("boto3", "asyncio", "aiohttp"))
         report.rows.append((verb, boto, core, aio, core / boto, aio / boto))
-        report.goals.append(
-            Goal(f"CPU to boto3's, {verb}, over httpcore (functions)", core / boto, GOAL, "x")
-        )
+        report.goals.append(Goal(f"CPU to boto3's, {verb}, over asyncio (functions)", core / boto, GOAL, "x"))
         report.goals.append(Goal(f"CPU to boto3's, {verb}, over aiohttp (servers)", aio / boto, GOAL, "x"))
     report.notes = [
         f"- Client CPU, user and system: the median of {blocks} blocks of {calls} calls each, the clients in turn, "
@@ -73,14 +71,14 @@ def run(*, quick: bool = False) -> Report:
 
 
 async def _measure(mock: Mock, blocks: int, calls: int) -> dict[tuple[str, str], list[float]]:
-    stores = {"httpcore": _store(HttpcoreWire(), mock), "aiohttp": _store(AiohttpWire(), mock)}
+    stores = {"asyncio": _store(AsyncioWire(), mock), "aiohttp": _store(AiohttpWire(), mock)}
     clients = {
         "boto3": _boto3(mock),
         **{name: _ours(store) for name, store in stores.items()},
     }
     for place in range(10):
-        await stores["httpcore"].write(Put(Key("query", f"{place:03}"), FIELDS))
-    await stores["httpcore"].write(Put(KEY, FIELDS))
+        await stores["asyncio"].write(Put(Key("query", f"{place:03}"), FIELDS))
+    await stores["asyncio"].write(Put(KEY, FIELDS))
     found: dict[tuple[str, str], list[float]] = {(name, verb): [] for name in clients for verb in VERBS}
     for block in range(blocks + 1):
         for verb in VERBS:

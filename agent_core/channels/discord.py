@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent_core.channels.base import Channel, Event, Options, Receipt, acknowledged
-from agent_core.channels.payload import dig, read_object, text_at
+from agent_core.channels.payload import dig, items_at, read_object, text_at
 from agent_core.channels.schemes.ed25519 import Ed25519Scheme
 from agent_core.clock import Clock
 from agent_core.messages import Text
@@ -51,7 +51,7 @@ class Discord(Channel):
         return self._command(payload)
 
     def _command(self, payload: Mapping[str, Any]) -> Receipt:
-        text = " ".join(_words(dig(payload, "data", "options"))).strip()
+        text = " ".join(_words(items_at(payload, "data", "options"))).strip()
         sender = text_at(payload, "member", "user", "id") or text_at(payload, "user", "id")
         if not text or not sender:
             return Receipt(ack=acknowledged({"type": LATER}))
@@ -79,9 +79,9 @@ class Discord(Channel):
         return Receipt(events=(event,), ack=acknowledged(status=204))
 
 
-def _words(options: Any) -> list[str]:
+def _words(options: list[Any]) -> list[str]:
     """The values of a command's options, those of its subcommands too."""
     words = []
-    for option in options if isinstance(options, list) else ():
-        words += [text_at(option, "value"), *_words(dig(option, "options"))]
+    for option in options:
+        words += [text_at(option, "value"), *_words(items_at(option, "options"))]
     return [word for word in words if word]

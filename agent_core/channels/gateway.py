@@ -10,7 +10,7 @@ from agent_core.channels.base import Channel, Event
 from agent_core.channels.guests import Guests
 from agent_core.engine.engine import Engine
 from agent_core.engine.runs import Delivery, Inbound
-from agent_core.errors import AgentError, NotFoundError, SignatureError
+from agent_core.errors import AgentError, MalformedError, NotFoundError
 from agent_core.messages import DataClass, Message, Principal
 from agent_core.security.webhook import Webhook
 from agent_core.wire.base import Response
@@ -51,7 +51,7 @@ class Gateway:
     async def _accept(self, channel: Channel, event: Event) -> None:
         """Store one event under its id, once; the same event again is the same run."""
         if not event.id:
-            raise SignatureError("the event has no id to know it by")
+            raise MalformedError("the event has no id to know it by")
         if event.sender and not await self.guests.admits(channel, event):
             log.info("channel=<%s>, event=<%s>, decision=<stranger>", channel.name, event.id)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent_core.channels.base import Channel, Event, Options, Receipt
-from agent_core.channels.payload import read_object, text_at
+from agent_core.channels.payload import items_at, read_object, text_at
 from agent_core.channels.schemes.hmacs import LINE, HmacScheme
 from agent_core.clock import Clock
 from agent_core.messages import Text
@@ -36,9 +36,8 @@ class Line(Channel):
     def read(self, hook: Webhook, body: bytes) -> Receipt:
         """The messages; the console's "verify" sends none."""
         payload = read_object(body)
-        events = payload.get("events")
         bot = text_at(payload, "destination")
-        read = [self._event(event, bot) for event in events] if isinstance(events, list) else []
+        read = [self._event(event, bot) for event in items_at(payload, "events")]
         return Receipt(events=tuple(event for event in read if event is not None))
 
     def _event(self, event: Any, bot: str) -> Event | None:

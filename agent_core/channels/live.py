@@ -37,13 +37,9 @@ class Live:
             shows.append(self._type(channel, delivery))
         if channel.edits and channel.options.live:
             shows.append(self._draft(channel, run, delivery, feed))
-        tasks = [asyncio.ensure_future(_tried(show, run)) for show in shows]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:  # cancels each once, then waits for the calls under way
+            for show in shows:
+                group.create_task(_tried(show, run))
 
     async def _type(self, channel: Channel, delivery: Delivery) -> None:
         while True:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from agent_core.errors import MalformedError
+from agent_core.tools.results import clean
 
 MAX_DEPTH = 64
 """Arrays and objects in one another."""
@@ -67,11 +68,17 @@ def dig(value: Any, *path: str) -> Any:
     return value
 
 
+def items_at(value: Any, *path: str) -> list[Any]:
+    """The array at a path, empty where there is none."""
+    found = dig(value, *path)
+    return found if isinstance(found, list) else []
+
+
 def text_at(value: Any, *path: str) -> str:
-    """The text or whole number at a path, as text; "" where there is none."""
+    """The text or whole number at a path, as text; "" where there is none. Half a surrogate pair becomes "?"."""
     found = dig(value, *path)
     if isinstance(found, str):
-        return found
+        return clean(found)
     return str(found) if isinstance(found, int) and not isinstance(found, bool) else ""
 
 

@@ -17,7 +17,7 @@ from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, a
 from agent_core.channels.calls import read_answer, refused
 from agent_core.channels.markdown import Dialect, render
 from agent_core.channels.media import media_part
-from agent_core.channels.payload import dig, read_object, text_at
+from agent_core.channels.payload import dig, items_at, read_object, text_at
 from agent_core.channels.schemes.hmacs import SLACK, HmacScheme
 from agent_core.clock import Clock
 from agent_core.errors import ChannelError, ChannelRefusedError, ConfigError
@@ -110,7 +110,7 @@ class Slack(Channel):
             if kind == "app_mention"
             else text_at(event, "text")
         )
-        parts = self._parts(_readable(text).strip(), dig(event, "files"))
+        parts = self._parts(_readable(text).strip(), items_at(event, "files"))
         if not parts:
             return ()
         conversation, stamp = text_at(event, "channel"), text_at(event, "ts")
@@ -148,9 +148,9 @@ class Slack(Channel):
             ),
         )
 
-    def _parts(self, text: str, files: Any) -> tuple[Part, ...]:
+    def _parts(self, text: str, files: list[Any]) -> tuple[Part, ...]:
         parts: list[Part] = [Text(text)] if text else []
-        for file in files if isinstance(files, list) else ():
+        for file in files:
             url = text_at(file, "url_private_download") or text_at(file, "url_private")
             if url:
                 ref = attachment(self.name, url)
@@ -215,7 +215,7 @@ class Slack(Channel):
             found = await self._call(method, query)
         except ChannelRefusedError:
             return ""  # the app has no scope to read what was said: then it can't tell
-        for message in found.get("messages") or ():
+        for message in items_at(found, "messages"):
             if text_at(message, "metadata", "event_payload", "id") == letter.id:
                 return text_at(message, "ts")
         return ""

@@ -17,7 +17,7 @@ from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, a
 from agent_core.channels.calls import json_of, refused
 from agent_core.channels.markdown import PLAIN, Dialect, render
 from agent_core.channels.media import media_part
-from agent_core.channels.payload import dig, read_object, text_at
+from agent_core.channels.payload import dig, items_at, read_object, text_at
 from agent_core.channels.schemes.hmacs import TokenScheme
 from agent_core.clock import Clock
 from agent_core.errors import ChannelRefusedError, ConfigError
@@ -139,8 +139,8 @@ class Telegram(Channel):
 
     def _parts(self, text: str, message: Mapping[str, Any]) -> tuple[Part, ...]:
         parts: list[Part] = [Text(text)] if text else []
-        photos = message.get("photo")
-        if isinstance(photos, list) and photos:  # the sizes of one picture, the largest last
+        photos = items_at(message, "photo")
+        if photos:  # the sizes of one picture, the largest last
             parts.append(media_part("image/jpeg", ref=attachment(self.name, text_at(photos[-1], "file_id"))))
         for field, usual in MEDIA.items():
             file_id = text_at(message, field, "file_id")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent_core.channels.base import Channel, Event, Options, Receipt, plain
-from agent_core.channels.payload import dig, read_object, text_at
+from agent_core.channels.payload import items_at, read_object, text_at
 from agent_core.channels.schemes.base import known, same
 from agent_core.channels.schemes.hmacs import META, HmacScheme
 from agent_core.clock import Clock
@@ -54,9 +54,9 @@ class WhatsApp(Channel):
 
 
 def _events(payload: dict[str, Any]) -> Iterator[Event]:
-    for entry in payload.get("entry") or ():
-        for change in dig(entry, "changes") or ():
-            for message in dig(change, "value", "messages") or ():
+    for entry in items_at(payload, "entry"):
+        for change in items_at(entry, "changes"):
+            for message in items_at(change, "value", "messages"):
                 text = text_at(message, "text", "body").strip()
                 if text and text_at(message, "from"):
                     yield Event(

@@ -22,6 +22,7 @@ from agent_core.errors import (
 )
 from agent_core.testing import ManualClock
 from agent_core.wire.aiohttp import AiohttpWire
+from agent_core.wire.asyncio import AsyncioWire
 from agent_core.wire.base import Request, Timeouts, Wire
 from agent_core.wire.httpcore import HttpcoreWire
 from agent_core.wire.retry import RetryWire
@@ -33,9 +34,10 @@ BRIEF = Timeouts(connect=0.1, first_byte=0.1, between_chunks=0.1, total=10)
 LIMIT = 10_000_000
 
 MAKERS: dict[str, Callable[[], Wire]] = {
+    "asyncio": lambda: AsyncioWire(max_response=LIMIT),
     "httpcore": lambda: HttpcoreWire(max_response=LIMIT),
     "aiohttp": lambda: AiohttpWire(max_response=LIMIT),
-    "retry": lambda: RetryWire(HttpcoreWire(max_response=LIMIT), ManualClock(jump=True), retries=1),
+    "retry": lambda: RetryWire(AsyncioWire(max_response=LIMIT), ManualClock(jump=True), retries=1),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ STAGES = ("dev", "prod", "local")
 Template = dict[str, Any]
 
 
-def serverless(*arguments: str, **environ: str) -> str:
+def serverless(*arguments: str, folder: Path = ROOT, **environ: str) -> str:
     """Run the command with keys that open nothing."""
     keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "PYTHON": sys.executable}
     program = ROOT / "node_modules" / ".bin" / "serverless"
@@ -31,7 +32,7 @@ def serverless(*arguments: str, **environ: str) -> str:
     )
     done = subprocess.run(
         [str(program), *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **keys, **environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -86,15 +87,38 @@ def listed(value: Any) -> list[Any]:
 
 
 def test_cfn_lint_finds_nothing(folder: Path) -> None:
+    lint(folder)
+
+
+def lint(folder: Path) -> None:
     """W3005: the command itself says DependsOn where a reference says it already."""
+    program = str(Path(sys.executable).parent / "cfn-lint")
+    templates = [str(folder / f"cloudformation-template-{kind}-stack.json") for kind in ("create", "update")]
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "cfn-lint"), "-i", "W3005", "--"]
-        + [str(folder / f"cloudformation-template-{kind}-stack.json") for kind in ("create", "update")],
-        capture_output=True,
-        text=True,
-        timeout=100,
+        [program, "-i", "W3005", "--", *templates], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_streaming_route_of_the_docs_is_sound(tmp_path: Path) -> None:
+    """The YAML of docs/aws.md, put where it says, in a project of its own."""
+    page = (ROOT / "docs" / "aws.md").read_text(encoding="utf-8")
+    (route,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    project = tmp_path / "shop"
+    subprocess.run(
+        [sys.executable, "-m", "agent_core.cli", "new", str(project)], check=True, capture_output=True
+    )
+    (project / ".make").mkdir()
+    (project / ".make" / "package").symlink_to(ROOT / ".make" / "package")
+    file = project / "deploy" / "aws" / "functions.yml"
+    before, url, after = file.read_text(encoding="utf-8").partition("  url:\n")
+    file.write_text(before + route + url + after, encoding="utf-8")
+    serverless("package", "--package", str(tmp_path / "made"), folder=project)
+    lint(tmp_path / "made")
+    made = json.loads((tmp_path / "made" / "cloudformation-template-update-stack.json").read_text())
+    (method,) = of_kind(made, "AWS::ApiGateway::Method").values()
+    assert method["Integration"]["ResponseTransferMode"] == "STREAM"
+    assert method["Integration"]["Uri"]["Fn::Join"][1][-1] == "/response-streaming-invocations"
 
 
 def test_every_handler_is_a_function_and_the_other_way_round(template: Template) -> None:

@@ -17,6 +17,7 @@ from agent_core.models.scripted import ScriptedModel
 from agent_core.store.memory import MemoryStore
 from agent_core.testing import Fault, FaultyStore, ManualClock
 from tests.agent_core.channels.conftest import SLACK_SECRET, slack_message, telegram_message
+from tests.agent_core.channels.fakes import Said
 
 House = Callable[..., Any]
 SAID = {"slack": slack_message, "telegram": telegram_message}
@@ -253,3 +254,32 @@ async def test_conversations_of_people_do_not_meet(house: House) -> None:
     assert seen == [["1"], ["2"], ["3"], ["4"], ["3", "5"], ["1", "6"]]
     sessions = await home.app.engine.sessions(Principal(user="slack/T1/C1"))
     assert {session.id for session in sessions} == {"slack-C1-5.1", "slack-C1-5.2"}
+
+
+@pytest.mark.parametrize("kind", ["slack", "telegram"])
+async def test_no_secret_gets_into_a_log_or_an_answer(
+    house: House, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Accepted, refused, limited, out of reach: neither the secret nor the token is told, nor what was said."""
+    caplog.set_level("DEBUG")
+    home = house(kind, "The quiet answer.")
+    home.service.next_answers = [Said(429, {"ok": False}), Said(500, {"ok": False})]
+    answers = [await home.say(SAID[kind]("A quiet question.")), await home.post(b"{}", {"x": "y"})]
+    await home.settled()
+    told = caplog.text + "".join(answer.text for answer in answers)
+    options = home.app.settings.channels[kind]
+    for secret in (options["secret"], options["token"], options["token"].rpartition(":")[2], "quiet"):
+        assert secret not in told
+
+
+async def test_half_a_character_in_a_webhook_can_be_stored(house: House) -> None:
+    home = house("slack", "Fine.")
+    body = httpx.Request("POST", "http://x", json=slack_message("Hi X")).content.replace(b"X", rb"\ud83d")
+    assert (await home.post(body, home.signed(body))).status_code == 200
+    assert await home.settled() == ["Fine."]
+    assert home.model.prompts[0].messages[-1].text == "Hi ?"
+
+
+async def test_an_event_without_an_id_is_refused(house: House) -> None:
+    home = house("slack")
+    assert (await home.say(slack_message("Hi", event_id=""))).status_code == 400

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -163,3 +164,28 @@ async def test_a_draft_that_somebody_deleted_is_sent_anew(house: House) -> None:
     home.service.next_answers = [gone]
     agent.gates[1].set()
     assert await home.settled() == ["One …", "One two."]
+
+
+async def test_a_draft_on_its_way_is_waited_for(house: House) -> None:
+    """The run ends while Telegram still takes the draft: the answer is put into it, not sent beside it."""
+    agent, clock = Slow("One ", "two."), still()
+    home = house("telegram", clock=clock, agent=agent)
+    there, go_on = threading.Event(), threading.Event()
+    answer = home.service.answer
+
+    def slowly(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Said:
+        if path.endswith("/sendMessage"):
+            there.set()
+            go_on.wait(20)
+        return answer(method, path, headers, body)
+
+    home.service.answer = slowly
+    await home.say(SAID["telegram"])
+    agent.gates[0].set()
+    await until(lambda: agent.said == 1 and paused(clock, 1)())
+    clock.advance(3)
+    await until(there.is_set)
+    agent.gates[1].set()
+    await until(lambda: agent.said == 2)
+    go_on.set()
+    assert await home.settled() == ["One two."]

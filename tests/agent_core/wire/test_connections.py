@@ -19,6 +19,7 @@ from agent_core.models.openai import OpenAIModel
 from agent_core.testing import ManualClock
 from agent_core.wire import tls
 from agent_core.wire.aiohttp import AiohttpWire
+from agent_core.wire.asyncio import AsyncioWire
 from agent_core.wire.base import DEFAULT_TIMEOUTS, Request, Timeouts, Wire
 from agent_core.wire.httpcore import HttpcoreWire
 from agent_core.wire.retry import RetryWire
@@ -26,7 +27,7 @@ from tests.contracts.raw_server import CHUNKED, PROGRAM, RawServer, answer, chun
 from tests.wire.cases import Case
 
 CERTIFICATE = Path(__file__).parents[2] / "contracts" / "tls" / "localhost.pem"
-wires = pytest.mark.parametrize("make", [HttpcoreWire, AiohttpWire])
+wires = pytest.mark.parametrize("make", [AsyncioWire, HttpcoreWire, AiohttpWire])
 
 
 def post(url: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> Request:
@@ -39,20 +40,20 @@ def test_no_tls_before_the_first_https_call(tmp_path: Path) -> None:
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from agent_core.wire.base import Request
-from agent_core.wire.httpcore import HttpcoreWire
+from agent_core.wire.asyncio import AsyncioWire
 from agent_core.wire.tls import shared_context
 from tests.contracts.raw_server import RawServer, answer
 
 async def main():
     async with RawServer().running() as server:
-        wire = HttpcoreWire()
+        wire = AsyncioWire()
         await wire.send(Request(method="GET", url=server.on("/", answer(b"x"))))
         await wire.close()
 
 asyncio.run(main())
-print(shared_context.cache_info().currsize, "aiohttp" in sys.modules, "email" in sys.modules)
+print(shared_context.cache_info().currsize, "aiohttp" in sys.modules, "httpcore" in sys.modules, "email" in sys.modules)
 """
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "0 False False"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "0 False False False"
 
 
 def test_certificates_of_a_machine_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +109,8 @@ def model_server(root: Path) -> Iterator[str]:
 @pytest.mark.measured
 @pytest.mark.parametrize(
     ("make", "whole_us", "streamed_us"),
-    [(HttpcoreWire, 500, 1500), (AiohttpWire, 400, 900)],
-    ids=["httpcore", "aiohttp"],
+    [(AsyncioWire, 400, 900), (HttpcoreWire, 500, 1500), (AiohttpWire, 400, 900)],
+    ids=["asyncio", "httpcore", "aiohttp"],
 )
 def test_what_a_call_costs(
     make: Callable[[], Wire], whole_us: float, streamed_us: float, model_server: str

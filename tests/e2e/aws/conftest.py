@@ -47,12 +47,13 @@ class Cloud:
         self.project = project
         self.folder = folder
         self.model = model
+        self.said = ""
         self.http = httpx.Client(timeout=60)
         self._clients: dict[str, Any] = {}
 
     def up(self, **environ: str) -> None:
         """Deploy what the project is now."""
-        self._run("up", "--seconds", "600", **environ)
+        self.said = self._run("up", "--seconds", "600", **environ)
         self.state: dict[str, Any] = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         self.outputs: dict[str, str] = self.state["outputs"]
         self.http.base_url = httpx.URL(self.state["url"])

@@ -20,9 +20,29 @@ from agent_core.queues.sqs import SqsQueue, rules_of
 from agent_core.settings import Settings
 from agent_core.wire.httpcore import HttpcoreWire
 from tests.e2e.aws.account import Account
-from tests.e2e.aws.conftest import ECHO, Cloud, until
+from tests.e2e.aws.conftest import ECHO, ROOT, Cloud, until
 
 pytestmark = pytest.mark.xdist_group("aws")
+
+
+def test_the_readme_shows_what_is_printed_and_answered(cloud: Cloud) -> None:
+    """But for ports, ids, times and the model that answers."""
+    for page in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        ((printed, asked, answer),) = re.findall(
+            r"^```console\n\$ make deploy-local\n(.*?)^\$ (curl .*?)^(\{.*?)^```$",
+            text,
+            re.MULTILINE | re.DOTALL,
+        )
+        assert without_numbers(printed) == without_numbers(cloud.said)
+        assert asked.split() == re.findall(r"curl .*?}'", printed, re.DOTALL)[0].split()
+        real = cloud.http.post("/api/v1/agent", json={"message": "What is the capital of France?"}).json()
+        assert list(json.loads(answer)) == list(real)
+        assert json.loads(answer)["status"] == real["status"] == "succeeded"
+
+
+def without_numbers(words: str) -> str:
+    return re.sub(r"127\.0\.0\.1:\d+", "HOST", re.sub(r"execute-api/[0-9a-f]{8}", "execute-api/ID", words))
 
 
 def test_an_answer_comes_back_and_is_in_the_table(cloud: Cloud) -> None:

@@ -38,6 +38,18 @@ HEAVY = (
     "numpy",
     "openai",
 )
+HEAVY_ON_LAMBDA = (
+    "a2wsgi",
+    "aws_lambda_powertools",
+    "cryptography",
+    "gunicorn",
+    "joserfc",
+    "serverless_wsgi",
+    "sqlite3",
+    "uvicorn",
+    "websockets",
+    "werkzeug",
+)
 HEAVY_AT_IMPORT = (*HEAVY, "pydantic", "starlette", "httpcore", "uvicorn", "sqlite3")
 
 
@@ -228,6 +240,22 @@ _shared.asgi()
     loaded = modules_loaded_by(code, ROOT)
     assert not loaded.intersection({*HEAVY, "pydantic", "httpcore", "h11", "sqlite3"})
     assert "mangum" in loaded
+
+
+def test_answering_on_lambda_is_lean(tmp_path: Path) -> None:
+    """A cold start of handlers/api.py up to its first answer loads nothing that other functions need."""
+    code = f"""
+import json, os, sys
+os.environ.update(SAMPAN_STORE="memory", SAMPAN_AGENTS={str(ROOT / "tests/projects/history/agents")!r})
+from handlers import api
+with open({str(ROOT / "events/api.hello.json")!r}) as event:
+    assert api.handler(json.load(event), None)["statusCode"] == 200
+ours = ("api.talk", "api.ws", "api.connections", "console.wsgi", "channels.gateway", "cli")
+assert not [name for name in ours if f"agent_core.{{name}}" in sys.modules]
+"""
+    loaded = modules_loaded_by(code, tmp_path)
+    assert not loaded.intersection((*HEAVY, *HEAVY_ON_LAMBDA))
+    assert "starlette" in loaded
 
 
 # -- public names

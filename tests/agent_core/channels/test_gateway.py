@@ -283,3 +283,25 @@ async def test_half_a_character_in_a_webhook_can_be_stored(house: House) -> None
 async def test_an_event_without_an_id_is_refused(house: House) -> None:
     home = house("slack")
     assert (await home.say(slack_message("Hi", event_id=""))).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("scope", "seen"),
+    [
+        ("", [["1"], ["2"], ["1", "3"]]),
+        ("thread", [["1"], ["2"], ["1", "3"]]),
+        ("group", [["1"], ["1", "2"], ["1", "2", "3"]]),
+        ("person", [["1"], ["1", "2"], ["3"]]),
+    ],
+)
+async def test_who_shares_a_conversation_in_a_group(house: House, scope: str, seen: list[list[str]]) -> None:
+    """Two threads of one person, then another person in the first of them."""
+    home = house("slack", *"abc", options={"scope": scope})
+    group = {"type": "app_mention", "channel_type": "channel", "channel": "C1"}
+    for number, (thread, user) in enumerate([("5.1", "U1"), ("5.2", "U1"), ("5.1", "U2")], 1):
+        event = {**group, "user": user, "thread_ts": thread, "ts": f"6.{number}"}
+        await home.say(slack_message(f"<@B> {number}", event_id=str(number), **event))
+        await home.settled()
+    heard = [[m.text for m in prompt.messages if m.role == "user"] for prompt in home.model.prompts]
+    assert heard == seen
+    assert [message["thread_ts"] for message in home.service.messages] == ["5.1", "5.2", "5.1"]

@@ -90,5 +90,5 @@ lock: ## resolve requirements/*.txt anew, with hashes and without addresses: mak
 	@scripts/lock.sh $(if $(UPGRADE),--upgrade)
 
 clean: ## remove what was made here, but not your data
-	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) .make node_modules build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -not -path './node_modules/*' -prune -exec rm -rf {} +

@@ -112,6 +112,17 @@ def test_what_no_function_needs_is_not_in_it(package: tuple[str, str, zipfile.Zi
     assert not [name for name in archive.namelist() if name.startswith(unwanted)]
 
 
+def test_every_function_finds_what_it_starts_with(package: tuple[str, str, zipfile.ZipFile]) -> None:
+    """Handlers by their files, and the streaming function the program that takes the place of the managed runtime."""
+    _, _, archive = package
+    functions = (ROOT / "deploy" / "aws" / "functions.yml").read_text(encoding="utf-8")
+    handlers = re.findall(r"handler: handlers\.(\w+)\.handler", functions)
+    assert len(handlers) == 7
+    assert {f"handlers/{name}.py" for name in handlers} <= set(archive.namelist())
+    (wrapper,) = re.findall(r"AWS_LAMBDA_EXEC_WRAPPER: /var/task/(\w+)", functions)
+    assert archive.getinfo(wrapper).external_attr >> 16 == 0o100755
+
+
 def test_entries_are_in_order_and_of_one_date(package: tuple[str, str, zipfile.ZipFile]) -> None:
     _, _, archive = package
     names = archive.namelist()

@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
@@ -184,6 +185,15 @@ def test_the_fifo_queue_keeps_the_order_of_a_group(cloud: Cloud) -> None:
     assert len(sent["Successful"]) == 3
     said = until(lambda: len(found := cloud.session("fifo")) == 6 and found)
     assert said[::2] == ["number 0", "number 1", "number 2"]
+
+
+def test_the_function_url_answers_too(cloud: Cloud) -> None:
+    """The emulator takes the answer in one piece; that it streams is proved under a Runtime API of the tests' own."""
+    answer = httpx.post(
+        f"{cloud.state['stream']}/api/v1/agent", json={"message": "By its own URL"}, timeout=60
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["reply"]["text"] == "You said: By its own URL"
 
 
 def test_pages_come_from_their_own_function(cloud: Cloud) -> None:

@@ -46,6 +46,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, capture_output=True, timeout=100)
     with zipfile.ZipFile(folder / "l.zip") as archive:
         archive.extractall(folder / "task")
+        for entry in archive.infolist():
+            (folder / "task" / entry.filename).chmod(entry.external_attr >> 16 & 0o777)
     return folder / "task"
 
 
@@ -77,7 +79,7 @@ def function(
     started: list[subprocess.Popen[bytes]] = []
     clients: list[httpx.Client] = []
 
-    def start(name: str, **environ: str) -> Invoke:
+    def start(name: str, *, wrapper: str = "", **environ: str) -> Invoke:
         assert RIE.exists(), (
             "AWS's runtime emulator is missing: make test fetches it (scripts/setup.sh cloud)"
         )
@@ -92,6 +94,8 @@ def function(
             str(runtime),
             f"handlers.{name}.handler",
         ]
+        if wrapper:
+            python = [str(task / wrapper), sys.executable]
         addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{front}"]
         addresses += ["--runtime-api-address", f"127.0.0.1:{api}"]
         told = {
@@ -99,6 +103,7 @@ def function(
             "AWS_LAMBDA_FUNCTION_TIMEOUT": "29",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "1024",
             "AWS_REGION": "us-east-1",
+            "LAMBDA_TASK_ROOT": str(task),
             "MODEL_ENDPOINT": model.url,
             "MODEL_NAME": "echo",
             "SAMPAN_STORE": "memory",
@@ -172,6 +177,14 @@ def test_a_page_is_rendered(function: Callable[[str], Invoke]) -> None:
     page = function("dashboard")(example("dashboard.runs"))
     assert page["statusCode"] == 200, page
     assert "<!doctype html>" in page["body"].lower()
+
+
+def test_the_streaming_runtime_takes_the_place_of_the_managed_one(function: Callable[..., Invoke]) -> None:
+    """AWS_LAMBDA_EXEC_WRAPPER's program is given the managed runtime's command and starts ours instead."""
+    invoke = function("stream", wrapper="streaming")
+    for _ in range(2):
+        answer = invoke(example("api.url"))
+        assert "You said" in json.dumps(answer), answer
 
 
 def test_a_setting_that_can_t_be_used_is_told_with_its_name(function: Callable[..., Invoke]) -> None:

@@ -24,6 +24,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 PLAIN = (
     *("model_endpoint", "model_name", "model_api_key", "openai_api_key", "anthropic_api_key"),
     *("aws_region", "aws_endpoint_url", "aws_endpoint_url_dynamodb", "aws_endpoint_url_s3"),
+    "aws_endpoint_url_bedrock_runtime",
     *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
     *("aws_profile", "aws_shared_credentials_file"),
     *("aws_container_credentials_relative_uri", "aws_container_credentials_full_uri"),
@@ -75,6 +76,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     aws_endpoint_url_s3: str = ""
     """The same for S3 alone."""
+
+    aws_endpoint_url_bedrock_runtime: str = ""
+    """The same for the models of Amazon Bedrock alone."""
 
     aws_access_key_id: str = ""
     """Key id to sign AWS calls with; set by AWS Lambda itself."""

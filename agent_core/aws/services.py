@@ -36,6 +36,12 @@ def sqs(client: AwsClient, queue_url: str) -> JsonService:
     return JsonService(client=client, service="sqs", url=f"{scheme}://{host}/", target="AmazonSQS")
 
 
+def bedrock_url(settings: Settings) -> str:
+    """Where Bedrock answers for its models."""
+    own = settings.aws_endpoint_url_bedrock_runtime or settings.aws_endpoint_url
+    return own or _own("bedrock-runtime", settings.aws_region)
+
+
 def bucket_url(settings: Settings, region: str) -> str:
     """Where the bucket is, without a slash at the end: under its own host on AWS, else by path."""
     bucket = settings.bucket

@@ -15,6 +15,7 @@ from agent_core.wire.base import Wire
 
 PROVIDERS: dict[str, str] = {
     "anthropic": "agent_core.models.anthropic:build",
+    "bedrock": "agent_core.models.bedrock:build",
     "local": "agent_core.models.local:build",
     "openai": "agent_core.models.openai:build",
 }

@@ -24,6 +24,7 @@ from agent_core.errors import (
 from agent_core.messages import Chunk, Message, Prompt, ToolCall, ToolResult, ToolSpec
 from agent_core.models.anthropic import AnthropicModel
 from agent_core.models.base import Model
+from agent_core.models.bedrock import BedrockModel
 from agent_core.models.fallback import FallbackModel
 from agent_core.models.local import LocalModel, weights
 from agent_core.models.openai import OpenAIModel
@@ -34,6 +35,7 @@ from agent_core.wire.httpcore import HttpcoreWire
 from agent_core.wire.retry import RetryWire
 from tests.contracts.raw_server import CHUNKED, RawServer, Step, answer, chunked
 from tests.wire.cases import Case
+from tests.wire.frames import event as frame_of
 
 PROMPT = Prompt(
     messages=(Message.of("user", "What is the capital of France?"),), system="Answer in one short sentence."
@@ -68,11 +70,52 @@ def anthropic(wire: Wire, url: str) -> AnthropicModel:
     return AnthropicModel("anthropic:mock", "mock", url, "key", wire, BRIEF)
 
 
+def bedrock(wire: Wire, url: str) -> BedrockModel:
+    return BedrockModel("bedrock:mock", "mock", url, "key", wire, BRIEF)
+
+
+async def converse(body: bytes) -> list[Step]:
+    """What Bedrock answers, whole."""
+    return [answer(msgspec.json.encode(conversed(body)))]
+
+
+async def converse_stream(body: bytes) -> list[Step]:
+    """What it answers, streamed."""
+    said = conversed(body)
+    [block] = said["output"]["message"]["content"]
+    start = {"toolUse": {**block["toolUse"], "input": None}} if "toolUse" in block else None
+    words = [{"toolUse": {"input": '{"thing": "moon"}'}}] if start else [{"text": word} for word in PARIS]
+    frames = [frame_of("messageStart", {"role": "assistant"})]
+    frames += [frame_of("contentBlockStart", {"contentBlockIndex": 0, "start": start})] if start else []
+    frames += [frame_of("contentBlockDelta", {"contentBlockIndex": 0, "delta": word}) for word in words]
+    frames += [frame_of("messageStop", {"stopReason": said["stopReason"]})]
+    frames += [frame_of("metadata", {"usage": said["usage"]})]
+    return [CHUNKED + chunked(*frames)]
+
+
+def conversed(body: bytes) -> dict[str, Any]:
+    asked = msgspec.json.decode(body)
+    block: dict[str, Any] = {"text": "".join(PARIS)}
+    if "toolConfig" in asked and "toolResult" not in asked["messages"][-1]["content"][0]:
+        block = {"toolUse": {"toolUseId": "t1", "name": "look", "input": {"thing": "moon"}}}
+    usage = {"inputTokens": 20, "outputTokens": 5, "totalTokens": 25}
+    message = {"role": "assistant", "content": [block]}
+    return {
+        "output": {"message": message},
+        "stopReason": "tool_use" if "toolUse" in block else "end_turn",
+        "usage": usage,
+    }
+
+
+PARIS = ("The capital ", "of France ", "is Paris.")
+CONVERSE, STREAM = "/model/mock/converse", "/model/mock/converse-stream"
 MODELS = [
     "openai-httpcore",
     "openai-aiohttp",
     "anthropic-httpcore",
     "anthropic-aiohttp",
+    "bedrock-httpcore",
+    "bedrock-aiohttp",
     "fallback",
     "scripted",
     "local",
@@ -85,6 +128,14 @@ async def model(request: pytest.FixtureRequest, mock: str) -> AsyncIterator[Mode
     kind, _, name = request.param.partition("-")
     wire = WIRES.get(name, HttpcoreWire)()
     made: Model
+    if kind == "bedrock":
+        async with RawServer().running() as server:
+            server.scripts |= {CONVERSE: converse, STREAM: converse_stream}
+            made = bedrock(wire, server.url)
+            yield made
+            await made.close()
+            await wire.close()
+        return
     if kind == "scripted":
         made = ScriptedModel([scripted] * 50)
     elif kind == "local":
@@ -182,7 +233,7 @@ async def test_closing_twice(model: Model) -> None:
     await model.close()
 
 
-@pytest.mark.parametrize("make", [openai, anthropic])
+@pytest.mark.parametrize("make", [openai, anthropic, bedrock])
 @pytest.mark.parametrize("name", WIRES)
 class TestOverTheNetwork:
     """A model's errors over real sockets: always one that is declared, and the same one whole and streamed."""
@@ -210,6 +261,8 @@ class TestOverTheNetwork:
         async with RawServer().running() as server:
             server.on("/v1/chat/completions", *script)
             server.on("/v1/messages", *script)
+            server.on(CONVERSE, *script)
+            server.on(STREAM, *script)
             model = make(wire, server.url)
             with pytest.raises(ModelError) as whole:
                 await model.reply(PROMPT)
@@ -221,44 +274,47 @@ class TestOverTheNetwork:
             assert raised.detail.startswith(f"{model.name}: ")
             assert raised.retry_after == (9 if b"Retry-After" in str(script).encode() else None)
 
-    async def test_connections_are_kept(
-        self, make: Callable[[Wire, str], Model], name: str, mock: str
-    ) -> None:
-        """Also after a stream whose end mark was read before the end of the HTTP answer."""
-        wire = WIRES[name]()
-        model = make(wire, mock)
-        before = stats(mock)["connections"]
-        for _ in range(5):
-            await chunks_of(model)
-            await model.reply(PROMPT)
-        assert stats(mock)["connections"] - before == 1 + 1  # and the one that asks
-        await wire.close()
-
     async def test_failures_that_pass_are_retried(
         self, make: Callable[[Wire, str], Model], name: str
     ) -> None:
         """Every other call is answered with 503; neither a reply nor a stream shows anything of it."""
-        case, calls = Case("openai" if make is openai else "anthropic", "text"), 0
+        case, calls = Case(make.__name__, "text"), 0
 
         async def flaky(body: bytes) -> list[Step]:
             nonlocal calls
             calls += 1
             if calls % 2:
                 return [answer(b"{}", status=503)]
-            if b'"stream":true' in body:
-                return [CHUNKED + chunked(case.bytes("stream.sse"))]
+            if b'"stream":true' in body or (make is bedrock and calls > 2):
+                return [CHUNKED + chunked(case.stream)]
             return [answer(case.bytes("response.json"))]
 
         clock = ManualClock(jump=True)
         wire = RetryWire(WIRES[name](), clock, retries=1)
         async with RawServer().running() as server:
             server.scripts |= {"/v1/chat/completions": flaky, "/v1/messages": flaky}
+            server.scripts |= {CONVERSE: flaky, STREAM: flaky}
             model = make(wire, server.url)
             assert (await model.reply(PROMPT)).message == case.reply.message
-            assert (await chunks_of(model))[-1].reply == case.reply
+            named = {"model": "mock"} if make is bedrock else {}  # its answers do not name their model
+            assert (await chunks_of(model))[-1].reply == msgspec.structs.replace(case.reply, **named)
             await wire.close()
         assert calls == 4
         assert len(clock.slept) == 2
+
+
+@pytest.mark.parametrize("make", [openai, anthropic])
+@pytest.mark.parametrize("name", WIRES)
+async def test_connections_are_kept(make: Callable[[Wire, str], Model], name: str, mock: str) -> None:
+    """Also after a stream whose end mark was read before the end of the HTTP answer."""
+    wire = WIRES[name]()
+    model = make(wire, mock)
+    before = stats(mock)["connections"]
+    for _ in range(5):
+        await chunks_of(model)
+        await model.reply(PROMPT)
+    assert stats(mock)["connections"] - before == 1 + 1  # and the one that asks
+    await wire.close()
 
 
 def stats(mock: str) -> dict[str, int]:

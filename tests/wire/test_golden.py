@@ -13,9 +13,7 @@ from agent_core.messages import Chunk
 from agent_core.testing import ScriptedWire
 from agent_core.wire.base import Request
 from agent_core.wire.scripted import CUT, STALL, Answer
-from tests.wire.cases import Case, cases
-
-EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
+from tests.wire.cases import PROVIDERS, Case, cases
 
 
 def sent(request: Request) -> dict[str, Any]:
@@ -30,19 +28,16 @@ def sent(request: Request) -> dict[str, Any]:
 
 async def streamed(case: Case, *pieces: Any) -> list[Chunk]:
     """The chunks of an answer that comes in these pieces."""
-    wire = ScriptedWire([Answer(headers=EVENTS, body=pieces)])
+    wire = ScriptedWire([Answer(headers={"content-type": case.content_type}, body=pieces)])
     chunks = [chunk async for chunk in case.model(wire).stream(case.prompt)]
     wire.assert_used_up()
     return chunks
 
 
 def test_there_are_cases() -> None:
-    """Both providers show the same kinds of conversation."""
-    names = {
-        provider: {case.name for case in cases("request.json", provider=provider)}
-        for provider in ("openai", "anthropic")
-    }
-    both = names["openai"] & names["anthropic"]
+    """All providers show the same kinds of conversation."""
+    names = [{case.name for case in cases("request.json", provider=provider)} for provider in PROVIDERS]
+    both = set.intersection(*names)
     assert {
         "text",
         "multi_turn",
@@ -67,7 +62,7 @@ async def test_a_whole_answer(case: Case) -> None:
 @pytest.mark.parametrize("case", cases("reply.json"), ids=repr)
 async def test_a_streamed_answer(case: Case) -> None:
     """The chunks add up to the reply, which the last chunk alone holds."""
-    wire = ScriptedWire([Answer(headers=EVENTS, body=case.bytes("stream.sse"))])
+    wire = ScriptedWire([Answer(headers={"content-type": case.content_type}, body=case.stream)])
     chunks = [chunk async for chunk in case.model(wire).stream(case.prompt)]
     assert sent(wire.requests[0]) == case.request(stream=True)
     assert chunks[-1].reply == case.reply
@@ -79,17 +74,17 @@ async def test_a_streamed_answer(case: Case) -> None:
 @pytest.mark.parametrize("case", cases("reply.json"), ids=repr)
 async def test_a_stream_in_any_pieces(case: Case) -> None:
     """How the bytes of a stream are cut makes no difference."""
-    body = case.bytes("stream.sse")
+    body = case.stream
     for size in (1, 7, 1000):
         chunks = await streamed(case, *(body[start : start + size] for start in range(0, len(body), size)))
         assert chunks[-1].reply == case.reply
 
 
-async def test_reasoning_is_streamed_apart() -> None:
+@pytest.mark.parametrize("provider", ["anthropic", "bedrock"])
+async def test_reasoning_is_streamed_apart(provider: str) -> None:
     """What a model thinks comes as reasoning, not as words of its reply."""
-    chunks = await streamed(
-        Case("anthropic", "reasoning"), Case("anthropic", "reasoning").bytes("stream.sse")
-    )
+    case = Case(provider, "reasoning")
+    chunks = await streamed(case, case.stream)
     assert "".join(chunk.reasoning for chunk in chunks) == "17 and 25: 17 + 20 = 37, 37 + 5 = 42."
 
 
@@ -103,7 +98,7 @@ async def test_an_error(case: Case) -> None:
             await case.model(ScriptedWire([answer])).reply(case.prompt)
         check(case, whole.value)
     else:
-        answer = Answer(headers=EVENTS, body=case.bytes("stream.sse"))
+        answer = Answer(headers={"content-type": case.content_type}, body=case.stream)
     with pytest.raises(getattr(errors, wanted.error)) as raised:
         async for _ in case.model(ScriptedWire([answer])).stream(case.prompt):
             pass
@@ -116,15 +111,17 @@ def check(case: Case, error: ModelError) -> None:
     assert error.detail.startswith(f"{case.provider}:")
     assert error.retry_after == case.error.retry_after
     assert "sk-" not in error.detail
+    assert "bedrock-api-key-test" not in error.detail
 
 
 @pytest.mark.parametrize("case", cases("reply.json"), ids=repr)
 async def test_a_stream_that_breaks_off(case: Case) -> None:
     """Cut or stalled before its end mark, a stream is one declared error, however far it came."""
-    events = case.bytes("stream.sse").split(b"\n\n")
-    end = 2 if case.provider == "openai" else 3  # [DONE]; or message_delta, message_stop
-    for keep in {0, 1, len(events) // 2, len(events) - 1 - end}:
-        begun = b"\n\n".join([*events[:keep], b""])
+    events = case.events
+    # usage, [DONE]; block's end, message_delta, message_stop; metadata
+    end = {"openai": 2, "anthropic": 3, "bedrock": 1}[case.provider]
+    for keep in {0, 1, len(events) // 2, len(events) - end}:
+        begun = b"".join(events[:keep])
         with pytest.raises(ModelCutError):
             await streamed(case, begun, CUT)
         with pytest.raises(ModelStalledError):

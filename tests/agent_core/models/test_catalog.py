@@ -67,7 +67,9 @@ def test_what_is_no_model_string(text: str) -> None:
 
 
 def test_an_unknown_provider() -> None:
-    with pytest.raises(ConfigError, match=r"no provider 'opneai'; known are anthropic, local, openai"):
+    with pytest.raises(
+        ConfigError, match=r"no provider 'opneai'; known are anthropic, bedrock, local, openai"
+    ):
         parse("opneai:gpt-5")
 
 

@@ -49,7 +49,7 @@ e2e-aws: .setup-dev .setup-deploy ## deploy to your own AWS account, ask everyth
 	@$(PYTHON) -m tests.e2e.aws.account $(if $(REGION),--region "$(REGION)")
 
 test: check .setup-cloud ## everything CI runs: the checks, then all tests
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m "not measured"
+	$(PYTHON) -m pytest -q -n 2 -m "not measured"
 	$(PYTHON) -m pytest -q -m measured
 
 check: format-check lint types floors docs-check ## what must hold before a commit: format, lint, types, floors, docs (under a minute)

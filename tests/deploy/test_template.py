@@ -15,8 +15,6 @@ import pytest
 from agent_core.settings import Settings, variable
 from agent_core.store.attributes import PARTITION, SORT, TTL
 
-pytestmark = pytest.mark.xdist_group("package")  # what is made once serves all of them
-
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTIONS = {"api", "webhook", "dashboard", "websocket", "stream", "worker", "schedule"}
 STAGES = ("dev", "prod", "local")

@@ -1,6 +1,6 @@
 """The deployed service from outside: over HTTP, through the queues, by the clock; deployed anew, and removed.
 
-The tests run in the order they stand in, over one deployment. Each function has the rights of its role and no other:
+One test, whose steps go in order over one deployment. Each function has the rights of its role and no other:
 the emulator refuses what a role does not allow.
 """
 
@@ -23,10 +23,8 @@ from agent_core.wire.httpcore import HttpcoreWire
 from tests.e2e.aws.account import Account
 from tests.e2e.aws.conftest import ECHO, ROOT, Cloud, until
 
-pytestmark = pytest.mark.xdist_group("aws")
 
-
-def test_the_readme_shows_what_is_printed_and_answered(cloud: Cloud) -> None:
+def the_readme_shows_what_is_printed_and_answered(cloud: Cloud) -> None:
     """But for ports, ids, times and the model that answers."""
     for page in ("README.md", "README.zh-CN.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -46,7 +44,7 @@ def without_numbers(words: str) -> str:
     return re.sub(r"127\.0\.0\.1:\d+", "HOST", re.sub(r"execute-api/[0-9a-f]{8}", "execute-api/ID", words))
 
 
-def test_an_answer_comes_back_and_is_in_the_table(cloud: Cloud) -> None:
+def an_answer_comes_back_and_is_in_the_table(cloud: Cloud) -> None:
     """HTTP, function, model, table."""
     answer = cloud.http.post("/api/v1/agent", json={"message": "Hello", "session_id": "greeting"})
     assert answer.status_code == 200, answer.text + cloud.log()[-3000:]
@@ -58,7 +56,7 @@ def test_an_answer_comes_back_and_is_in_the_table(cloud: Cloud) -> None:
     assert any("ttl" in item for item in items)
 
 
-def test_the_same_key_is_answered_once(cloud: Cloud) -> None:
+def the_same_key_is_answered_once(cloud: Cloud) -> None:
     asked = {"message": "Only once", "session_id": "keyed"}
     first, second = [
         cloud.http.post("/api/v1/agent", json=asked, headers={"Idempotency-Key": "k1"}).json()
@@ -68,13 +66,13 @@ def test_the_same_key_is_answered_once(cloud: Cloud) -> None:
     assert cloud.model.asked.count("Only once") == 1
 
 
-def test_a_conversation_goes_on(cloud: Cloud) -> None:
+def a_conversation_goes_on(cloud: Cloud) -> None:
     for words in ("one", "two"):
         cloud.http.post("/api/v1/agent", json={"message": words, "session_id": "long"}).raise_for_status()
     assert cloud.session("long") == ["one", "You said: one", "two", "You said: two"]
 
 
-def test_a_run_for_later_is_worked_on_by_the_worker(cloud: Cloud) -> None:
+def a_run_for_later_is_worked_on_by_the_worker(cloud: Cloud) -> None:
     """HTTP, queue, worker; then HTTP for what became of it."""
     answer = cloud.http.post(
         "/api/v1/agent", json={"message": "Later", "session_id": "later"}, headers={"Prefer": "respond-async"}
@@ -86,7 +84,7 @@ def test_a_run_for_later_is_worked_on_by_the_worker(cloud: Cloud) -> None:
     until(lambda: "ESM: Lambda shop-local-worker processed 1 SQS messages" in cloud.log())
 
 
-def test_a_connection_is_answered_frame_by_frame(cloud: Cloud) -> None:
+def a_connection_is_answered_frame_by_frame(cloud: Cloud) -> None:
     """$connect, $default, and the answer pushed back over the connection; `ping` and `resume`, too."""
     with connect(cloud.state["websocket"], open_timeout=30) as socket:
         socket.send(
@@ -117,7 +115,7 @@ def frames(socket: ClientConnection, last: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_large_parts_lie_in_the_bucket(cloud: Cloud) -> None:
+def large_parts_lie_in_the_bucket(cloud: Cloud) -> None:
     words = "large " * 20_000
     answer = cloud.http.post("/api/v1/agent", json={"message": words, "session_id": "large"})
     assert answer.status_code == 200, answer.text
@@ -126,7 +124,7 @@ def test_large_parts_lie_in_the_bucket(cloud: Cloud) -> None:
     assert cloud.http.delete("/api/v1/sessions/large").status_code in (200, 204)
 
 
-def test_a_batch_with_poison(cloud: Cloud) -> None:
+def a_batch_with_poison(cloud: Cloud) -> None:
     """Good records are answered; the others come again, end as dead letters, and are brought back."""
     queue = cloud.client("sqs")
     work, dead = cloud.outputs["WorkQueueUrl"], cloud.outputs["DeadQueueUrl"]
@@ -171,7 +169,7 @@ async def redrive(cloud: Cloud) -> int:
         await queue.close()
 
 
-def test_the_fifo_queue_keeps_the_order_of_a_group(cloud: Cloud) -> None:
+def the_fifo_queue_keeps_the_order_of_a_group(cloud: Cloud) -> None:
     entries = [
         {
             "Id": str(number),
@@ -187,7 +185,7 @@ def test_the_fifo_queue_keeps_the_order_of_a_group(cloud: Cloud) -> None:
     assert said[::2] == ["number 0", "number 1", "number 2"]
 
 
-def test_the_function_url_leads_to_the_streaming_function(cloud: Cloud) -> None:
+def the_function_url_leads_to_the_streaming_function(cloud: Cloud) -> None:
     """The emulator has no streaming runtime, so what the handler gives back comes as it is; see test_runtime.py."""
     url = f"{cloud.state['stream']}/api/v1/agent"
     given = httpx.post(url, json={"message": "By its own URL"}, timeout=60).json()
@@ -195,7 +193,7 @@ def test_the_function_url_leads_to_the_streaming_function(cloud: Cloud) -> None:
     assert json.loads(given["body"])["reply"]["text"] == "You said: By its own URL"
 
 
-def test_pages_come_from_their_own_function(cloud: Cloud) -> None:
+def pages_come_from_their_own_function(cloud: Cloud) -> None:
     assert cloud.http.get("/console/").headers["location"] == "/console/chat"
     page = cloud.http.get("/console/chat")
     assert page.status_code == 200, page.text
@@ -203,14 +201,14 @@ def test_pages_come_from_their_own_function(cloud: Cloud) -> None:
     assert "Lambda worker spawned for shop-local-dashboard" in cloud.log()
 
 
-def test_webhooks_go_to_their_own_function(cloud: Cloud) -> None:
+def webhooks_go_to_their_own_function(cloud: Cloud) -> None:
     answer = cloud.http.post("/webhooks/nobody", json={})
     assert answer.status_code in (401, 403, 404), answer.text
     assert answer.headers["content-type"].startswith("application/problem+json")
     assert "Lambda worker spawned for shop-local-webhook" in cloud.log()
 
 
-def test_what_a_role_does_not_allow_is_refused(cloud: Cloud) -> None:
+def what_a_role_does_not_allow_is_refused(cloud: Cloud) -> None:
     """Or the test above would prove nothing."""
     iam, name = cloud.client("iam"), cloud.client("lambda").get_function(FunctionName="shop-local-webhook")
     role = name["Configuration"]["Role"].rsplit("/", 1)[-1]
@@ -218,7 +216,7 @@ def test_what_a_role_does_not_allow_is_refused(cloud: Cloud) -> None:
     assert not re.findall(r'"sqs:(Receive|Delete)\w+"', json.dumps(document))
 
 
-def test_the_script_for_real_accounts_asks_the_same(cloud: Cloud) -> None:
+def the_script_for_real_accounts_asks_the_same(cloud: Cloud) -> None:
     """`make e2e-aws`, as far as an emulated account can be asked."""
 
     class Emulated(Account):
@@ -237,19 +235,20 @@ def test_the_script_for_real_accounts_asks_the_same(cloud: Cloud) -> None:
     assert "frames" in account.a_connection()
 
 
-def test_a_second_deployment_takes_over(cloud: Cloud) -> None:
+def a_second_deployment_takes_over(cloud: Cloud) -> None:
     """Another agent in the code: the functions have it, and the sessions are still there."""
     (cloud.project / "agents" / "second.py").write_text(ECHO, encoding="utf-8")
     before = cloud.outputs
+    cloud.http.post("/api/v1/agent", json={"message": "one", "session_id": "kept"}).raise_for_status()
     cloud.up()
     assert cloud.outputs == before
     answer = cloud.http.post("/api/v1/agent", json={"message": "Who?", "agent": "second"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["agent"] == "second"
-    assert cloud.session("long") == ["one", "You said: one", "two", "You said: two"]
+    assert cloud.session("kept") == ["one", "You said: one"]
 
 
-def test_the_clock_calls_each_minute(cloud: Cloud) -> None:
+def the_clock_calls_each_minute(cloud: Cloud) -> None:
     (rule,) = cloud.client("events").list_rules()["Rules"]
     assert (rule["ScheduleExpression"], rule["State"]) == ("rate(1 minute)", "ENABLED")
     until(lambda: "Lambda worker spawned for shop-local-schedule" in cloud.log(), seconds=70)
@@ -264,12 +263,12 @@ def test_the_clock_calls_each_minute(cloud: Cloud) -> None:
     assert set(json.loads(done["Payload"].read())) == {"resumed", "pushed", "given_up", "others"}
 
 
-def test_no_function_was_refused_anything(cloud: Cloud) -> None:
+def no_function_was_refused_anything(cloud: Cloud) -> None:
     """All of the above was within the rights of the functions' roles."""
     assert not re.findall(r"AccessDenied\w*|is not authorized to perform.*", cloud.log())
 
 
-def test_removed_nothing_is_left(cloud: Cloud) -> None:
+def removed_nothing_is_left(cloud: Cloud) -> None:
     empty(cloud)
     cloud.serverless("remove")
     assert cloud.client("lambda").list_functions()["Functions"] == []
@@ -284,3 +283,31 @@ def empty(cloud: Cloud) -> None:
     s3, bucket = cloud.client("s3"), cloud.outputs["BucketName"]
     for found in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
         s3.delete_object(Bucket=bucket, Key=found["Key"])
+
+
+STEPS = (
+    the_readme_shows_what_is_printed_and_answered,
+    an_answer_comes_back_and_is_in_the_table,
+    the_same_key_is_answered_once,
+    a_conversation_goes_on,
+    a_run_for_later_is_worked_on_by_the_worker,
+    a_connection_is_answered_frame_by_frame,
+    large_parts_lie_in_the_bucket,
+    a_batch_with_poison,
+    the_fifo_queue_keeps_the_order_of_a_group,
+    the_function_url_leads_to_the_streaming_function,
+    pages_come_from_their_own_function,
+    webhooks_go_to_their_own_function,
+    what_a_role_does_not_allow_is_refused,
+    the_script_for_real_accounts_asks_the_same,
+    a_second_deployment_takes_over,
+    the_clock_calls_each_minute,
+    no_function_was_refused_anything,
+    removed_nothing_is_left,
+)
+
+
+@pytest.mark.timeout(400)
+def test_the_deployed_service(cloud: Cloud) -> None:
+    for step in STEPS:
+        step(cloud)

@@ -20,8 +20,6 @@ import pytest
 from tests.e2e.aws.conftest import until
 from tests.e2e.aws.model_server import ModelServer
 
-pytestmark = pytest.mark.xdist_group("runtime")
-
 ROOT = Path(__file__).resolve().parents[3]
 RIE = ROOT / ".make" / "rie" / "aws-lambda-rie"
 RUNTIME = ("awslambdaric", "runtime_client*.so", "simplejson", "snapshot_restore_py.py")

@@ -155,6 +155,14 @@ def test_no_role_has_a_star(template: Template) -> None:
         assert "ManagedPolicyArns" not in properties
 
 
+def test_whoever_runs_the_engine_may_call_models(template: Template) -> None:
+    """Those that push replies are those that run it."""
+    roles = {name: json.dumps(role) for name, role in of_kind(template, "AWS::IAM::Role").items()}
+    callers = {name for name, role in roles.items() if "bedrock:InvokeModelWithResponseStream" in role}
+    assert callers == {name for name, role in roles.items() if "execute-api:ManageConnections" in role}
+    assert "ApiRole" in callers
+
+
 def test_only_the_worker_takes_from_the_queues(template: Template) -> None:
     takers = {
         name

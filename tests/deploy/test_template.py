@@ -41,12 +41,22 @@ def serverless(*arguments: str, folder: Path = ROOT, **environ: str) -> str:
     return done.stdout + done.stderr
 
 
+def new_project(folder: Path) -> Path:
+    """A project of its own: the command keeps what it makes in `.serverless`, where another would find it."""
+    made = [sys.executable, "-m", "agent_core.cli", "new", str(folder)]
+    subprocess.run(made, cwd=folder.parent, check=True, capture_output=True, timeout=60)
+    (folder / ".make").mkdir()
+    (folder / ".make" / "package").symlink_to(ROOT / ".make" / "package")  # the wheels, fetched beforehand
+    return folder
+
+
 @pytest.fixture(scope="module", params=STAGES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged service of one stage, with a model, a callback secret and somebody to tell of alarms."""
     made = tmp_path_factory.mktemp(request.param)
     serverless(
         *("package", "--stage", request.param, "--package", str(made)),
+        folder=new_project(tmp_path_factory.mktemp("project") / "sampan"),
         MODEL_NAME="openai:gpt-5-mini",
         MODEL_API_KEY="sk-of-the-shell",
         SAMPAN_CALLBACK_SECRET="whsec_c2VjcmV0",
@@ -102,12 +112,7 @@ def test_the_streaming_route_of_the_docs_is_sound(tmp_path: Path) -> None:
     """The YAML of docs/aws.md, put where it says, in a project of its own."""
     page = (ROOT / "docs" / "aws.md").read_text(encoding="utf-8")
     (route,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    project = tmp_path / "shop"
-    subprocess.run(
-        [sys.executable, "-m", "agent_core.cli", "new", str(project)], check=True, capture_output=True
-    )
-    (project / ".make").mkdir()
-    (project / ".make" / "package").symlink_to(ROOT / ".make" / "package")
+    project = new_project(tmp_path / "shop")
     file = project / "deploy" / "aws" / "functions.yml"
     before, url, after = file.read_text(encoding="utf-8").partition("  url:\n")
     file.write_text(before + route + url + after, encoding="utf-8")

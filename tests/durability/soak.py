@@ -20,6 +20,7 @@ PROOFS = {
     "crash-points": ("crash_points", "--twice", "150"),
     "faults": ("faults",),
     "paused": ("paused",),
+    "batch": ("stopped_batch",),
     "disorder": (
         *("disorder", "--messages", "10000", "--sessions", "500", "--kills", "12"),
         *("--seed", "7", "--seconds", "1800"),
@@ -31,7 +32,7 @@ def prove(name: str, console: Console) -> bool:
     """Run one proof to its end, print what it says, and tell whether all promises held."""
     module, *arguments = PROOFS[name]
     command = [sys.executable, "-m", f"tests.durability.{module}", *arguments]
-    console.print(f"{name}: {' '.join(command[1:])}", highlight=False)
+    console.print(f"{name}: {' '.join(command[1:])}", highlight=False, soft_wrap=True)
     began = time.monotonic()
     with console.status(f"{name} ..."):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -34,6 +34,7 @@ from agent_core.plugins.loader import load_plugins
 from agent_core.queues.base import Queue
 from agent_core.schedules.records import KIND as SCHEDULE
 from agent_core.schedules.service import Schedules, Times
+from agent_core.security.door import Door
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store
@@ -72,14 +73,18 @@ class App:
     webhooks: Receiver | None = None
     deliverers: Mapping[str, Deliverer] = field(default_factory=dict)
 
-    def asgi(self) -> ASGIApp:
-        """The HTTP surface; the pages are at /console where the packages that render them are installed."""
+    def asgi(self, *, own: bool = False) -> ASGIApp:
+        """The HTTP surface; the pages are at /console where the packages that render them are installed.
+
+        `own` is for the process itself, whom nobody asks for a key: never listen with that.
+        """
         # Imported only where HTTP is spoken: a queue's worker needs none of it.
         from agent_core.api.asgi import build
         from agent_core.console.asgi import Pages
 
+        door = None if own else self.door
         pages = all(find_spec(package) for package in ("a2wsgi", "flask"))
-        mounts = [("/console", Pages(self.engine, self.settings, self.clock))] if pages else []
+        mounts = [("/console", Pages(self.engine, self.settings, self.clock, door))] if pages else []
         return build(
             self.engine,
             self.settings,
@@ -87,7 +92,13 @@ class App:
             mounts=mounts,
             batches=lambda: self.batches,
             webhooks=self.webhooks,
+            door=door,
         )
+
+    @cached_property
+    def door(self) -> Door:
+        """Who is calling, and what they may do. Every way in asks here."""
+        return Door(self.settings, self.store, self.wire, self.clock)
 
     @cached_property
     def batches(self) -> Batches:

@@ -9,6 +9,10 @@ AgentError
 |   |   `-- HeadersTooLargeError  the headers are
 |   |-- MediaTypeError     a content type that is not taken here
 |   `-- KeyReusedError     the idempotency key was used before with another body
+|-- UnknownCallerError     no key or token that is good now; says how to get one
+|-- ScopeError             the caller is known, but may not do this; names the scope
+|-- QuotaError             too many requests, or too many at once; says when to come back
+|-- SlowRequestError       the request did not come to its end in time
 |-- SignatureError         a webhook that its service did not sign, or not now
 |   `-- HandshakeError     somebody set up a webhook with the wrong token
 |-- NotFoundError          no such run, session, agent or blob for this caller
@@ -137,6 +141,50 @@ class HandshakeError(SignatureError):
     """Somebody who does not know the token wants webhooks to be sent here."""
 
     status, slug, title = 403, "webhook-handshake", "The webhook's token is wrong"
+
+
+class UnknownCallerError(AgentError):
+    """Nobody is known to be calling; `given` says that something was shown which is not good (any more)."""
+
+    status, slug, title = 401, "unauthenticated", "Who is calling?"
+
+    def __init__(self, detail: str, *, given: bool = False) -> None:
+        super().__init__(detail)
+        self.given = given
+
+
+class ScopeError(AgentError):
+    """The caller may not do this."""
+
+    status, slug, title = 403, "scope", "The key does not allow this"
+
+    def __init__(self, detail: str, *, scope: str) -> None:
+        super().__init__(detail)
+        self.scope = scope
+
+    def extras(self) -> dict[str, Any]:
+        """The scope that is missing."""
+        return {"scope": self.scope}
+
+
+class QuotaError(AgentError):
+    """Too many requests in a while, or too many at once. https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/"""
+
+    status, slug, title, retryable = 429, "quota-exceeded", "Too many requests", True
+
+    def __init__(self, detail: str, *, policy: str, retry_after: float) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.policy = policy
+
+    def extras(self) -> dict[str, Any]:
+        """Whose limit it was."""
+        return {"violated_policies": [self.policy]}
+
+
+class SlowRequestError(AgentError):
+    """The request did not come to its end in time."""
+
+    status, slug, title, retryable = 408, "slow-request", "The request came too slowly", True
 
 
 class NotFoundError(AgentError):

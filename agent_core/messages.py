@@ -190,6 +190,10 @@ class Principal(msgspec.Struct, frozen=True, omit_defaults=True):
     user: str = "local"
     scopes: tuple[str, ...] = ()
 
+    def same(self, other: Principal) -> bool:
+        """Whether it is the same person, whatever they may do this time."""
+        return self.tenant == other.tenant and self.user == other.user
+
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What tools and plugins may know of the run they work in. Never the agent.

@@ -29,11 +29,13 @@ PLAIN = (
     *("aws_profile", "aws_shared_credentials_file"),
     *("aws_container_credentials_relative_uri", "aws_container_credentials_full_uri"),
     *("aws_container_authorization_token", "aws_container_authorization_token_file"),
+    *("aws_lambda_function_name", "is_local"),
 )
 CHANNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-LISTS = ("plugins", "origins")
+LISTS = ("plugins", "origins", "openid_algorithms", "openid_scopes")
 SECRET = (
     *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
+    *("api_key", "openid_client_secret"),
     *("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token"),
 )
 
@@ -187,6 +189,58 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     origins: tuple[str, ...] = ()
     """Sites whose pages may open a WebSocket, besides our own: `https://app.example.com` (comma-separated), or `*`."""
+
+    auth: Literal["", "on", "off", "gateway"] = ""
+    """Who must show a key: `on` everybody, `off` nobody, `gateway` who API Gateway's authorizer does not vouch for;
+    unset, everybody unless `SAMPAN_HOST` is this machine alone."""
+
+    api_key: str = ""
+    """Key that commands send to the server of `--url`."""
+
+    aws_lambda_function_name: str = ""
+    """Set by AWS Lambda itself: there everybody must show a key."""
+
+    is_local: bool = False
+    """Set by `serverless invoke local`: there nobody is asked for a key."""
+
+    openid_issuer: str = ""
+    """OpenID issuer whose tokens are taken besides keys: `https://login.example.com`."""
+
+    openid_audience: str = ""
+    """Audience of access tokens for this service; unset, none is taken."""
+
+    openid_algorithms: tuple[str, ...] = ("RS256", "ES256")
+    """Signatures that tokens may have (comma-separated)."""
+
+    openid_tenant_claim: str = ""
+    """Claim that names the tenant; unset, all are of the tenant `default`."""
+
+    openid_user_claim: str = "sub"
+    """Claim that names the user."""
+
+    openid_scope_claim: str = "scope"
+    """Claim with the scopes of an access token."""
+
+    openid_client_id: str = ""
+    """This service's id at the issuer; set, the console can be logged in to there."""
+
+    openid_client_secret: str = ""
+    """Secret of that id, where the issuer gave one."""
+
+    openid_scopes: tuple[str, ...] = ("agents:run", "runs:read", "runs:decide")
+    """What who logs in to the console by the issuer may do (comma-separated)."""
+
+    key_rate: str = ""
+    """Requests of one key, unless it has a rate of its own: `60/minute`, `5/second`, `100/30` (seconds)."""
+
+    tenant_rate: str = ""
+    """Requests of all keys of a tenant together."""
+
+    tenant_concurrency: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    """Requests of a tenant that may be under way at the same time; 0 for any number."""
+
+    body_seconds: Seconds = 30.0
+    """How long a client may pause in the middle of its request."""
 
     max_body_bytes: Positive = 8 * 1024 * 1024
     """Largest request body."""

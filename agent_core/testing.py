@@ -20,7 +20,7 @@ from agent_core.engine.replay import Recording, describe, replay
 from agent_core.messages import from_json
 from agent_core.models.scripted import ScriptedModel
 from agent_core.settings import Settings
-from agent_core.store.base import Fields, Key, Page, Record, Store, Write
+from agent_core.store.base import Condition, Fields, Key, Page, Record, Store, Write
 from agent_core.wire.scripted import ScriptedWire
 
 __all__ = [
@@ -172,10 +172,17 @@ class CountingStore:
         self.trips["write"] += 1
         await self._store.write(*writes)
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
+    async def add(
+        self,
+        key: Key,
+        numbers: Mapping[str, int],
+        *,
+        expires_at: float | None = None,
+        when: tuple[Condition, ...] = (),
+    ) -> Fields:
         """As the store beneath."""
         self.trips["add"] += 1
-        fields = await self._store.add(key, numbers, expires_at=expires_at)
+        fields = await self._store.add(key, numbers, expires_at=expires_at, when=when)
         self.bytes_read["add"] += len(msgspec.json.encode(fields))
         return fields
 
@@ -236,10 +243,17 @@ class FaultyStore:
         await self._store.write(*writes)
         _end(lost)
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
+    async def add(
+        self,
+        key: Key,
+        numbers: Mapping[str, int],
+        *,
+        expires_at: float | None = None,
+        when: tuple[Condition, ...] = (),
+    ) -> Fields:
         """As the store beneath, or the fault."""
         lost = self._begin("add")
-        fields = await self._store.add(key, numbers, expires_at=expires_at)
+        fields = await self._store.add(key, numbers, expires_at=expires_at, when=when)
         _end(lost)
         return fields
 

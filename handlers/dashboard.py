@@ -59,7 +59,7 @@ def pages(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
 def _wsgi() -> Callable[[Environ, StartResponse], Iterable[bytes]]:
     app = _shared.app()
     made: Callable[[Environ, StartResponse], Iterable[bytes]] = build(
-        EngineBridge(app.engine, _shared.loop(), app.clock), app.settings
+        EngineBridge(app.engine, _shared.loop(), app.clock), app.settings, app.door
     )
     return made
 

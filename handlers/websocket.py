@@ -58,12 +58,12 @@ async def _connected(app: App, connections: Connections, event: dict[str, Any]) 
     """Let a client in, or not: any status but 2xx refuses the handshake."""
     connection = _handshake(event)
     try:
-        principal = opener(connection, app.settings.origins)
+        caller = await opener(app.door, connection, app.settings.origins)
     except AgentError as error:
         problem = problems.of_error(error, app.clock.new_id())
-        headers = {"Content-Type": problems.PROBLEM_JSON}
+        headers = {"Content-Type": problems.PROBLEM_JSON, **problems.headers_of(error)}
         return {"statusCode": error.status, "headers": headers, "body": msgspec.json.encode(problem).decode()}
-    await connections.opened(event["requestContext"]["connectionId"], principal)
+    await connections.opened(event["requestContext"]["connectionId"], caller)
     chosen = subprotocol(connection)
     return {"statusCode": 200, **({"headers": {"Sec-WebSocket-Protocol": chosen}} if chosen else {})}
 
@@ -78,8 +78,8 @@ async def _said(app: App, connections: Connections, event: dict[str, Any], stop_
         await _try(connections.push(connection_id, Frame(type="error", data={"problem": problem})))
         return {"statusCode": 410}
     line = connections.line(connection)
-    service = Service(app.engine, app.settings, app.clock)
-    talk = Talk(service, connection.principal, line, durable=line, stop_at=stop_at)
+    service = Service(app.engine, app.settings, app.clock, door=app.door)
+    talk = Talk(service, connection.caller, line, durable=line, stop_at=stop_at)
     await _try(talk.take(_body(event)))
     return {"statusCode": 200}
 
@@ -115,6 +115,7 @@ def _handshake(event: dict[str, Any]) -> HTTPConnection:
             "query_string": urlencode(query, doseq=True).encode(),
             "headers": headers,
             "client": (address, 0),
+            "aws.event": event,
         }
     )
 

@@ -27,7 +27,7 @@ _WAIT = re.compile(r"wait\s*=\s*(\d{1,4})", re.IGNORECASE)
 
 async def post_agent(service: Service, request: Request) -> ASGIApp:
     """Answer a message, whole or in pieces, or take it on for later."""
-    body = await read_json(request, service.settings.max_body_bytes)
+    body = await read_json(request, service.settings)
     asked = decode(body, AgentRequest)
     key = idempotency_key(request.headers)
     inbound = Inbound(

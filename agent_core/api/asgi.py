@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_core.api import problems
 from agent_core.api.bodies import Disconnect
-from agent_core.api.routes import OPERATIONS
-from agent_core.api.service import Handler, Service
+from agent_core.api.principal import visitor
+from agent_core.api.routes import OPERATIONS, Operation
+from agent_core.api.service import Service
 from agent_core.batches.service import Batches
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
@@ -23,9 +24,10 @@ from agent_core.errors import (
     HeadersTooLargeError,
     MethodError,
     NotFoundError,
-    RunningError,
     UriTooLongError,
 )
+from agent_core.security.door import Door
+from agent_core.security.visitor import NOBODY, OWNER
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 
@@ -50,13 +52,17 @@ def build(
     mounts: Sequence[tuple[str, ASGIApp]] = (),
     batches: Callable[[], Batches] | None = None,
     webhooks: Receiver | None = None,
+    door: Door | None = None,
 ) -> ASGIApp:
-    """The app. `mounts` are further ASGI apps by path, such as ("/console", pages). Nothing connects here."""
+    """The app. `mounts` are further ASGI apps by path, such as ("/console", pages). Nothing connects here.
+
+    Without a `door` whoever calls the app is its owner: for tests and for commands that work in their own process.
+    """
     console = next((path for path, _ in mounts if path == "/console"), "")
-    service = Service(engine, settings, clock, console, batches, webhooks)
-    table: dict[str, dict[str, Handler]] = {}
+    service = Service(engine, settings, clock, console, batches, webhooks, door)
+    table: dict[str, dict[str, Operation]] = {}
     for operation in OPERATIONS:
-        table.setdefault(operation.path, {})[operation.method] = operation.handler
+        table.setdefault(operation.path, {})[operation.method] = operation
     routes: list[BaseRoute] = [Route(path, Resource(service, methods)) for path, methods in table.items()]
     routes.append(WebSocketRoute("/ws", Sockets(service)))
     for path, app in mounts:
@@ -91,7 +97,7 @@ class Sockets:
 class Resource:
     """All methods of one path."""
 
-    def __init__(self, service: Service, methods: dict[str, Handler]) -> None:
+    def __init__(self, service: Service, methods: dict[str, Operation]) -> None:
         self._service = service
         self._methods = dict(methods)
         if "GET" in methods:
@@ -101,16 +107,30 @@ class Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the method's handler."""
         method = scope["method"]
-        handler = self._methods.get(method)
-        if handler is not None:
-            answer = await handler(self._service, Request(scope, receive))
-            await answer(scope, receive, partial(_bare, send) if method == "HEAD" else send)
+        operation = self._methods.get(method)
+        if operation is not None:
+            send = partial(_bare, send) if method == "HEAD" else send
+            await self._answer(operation, scope, receive, send)
         elif method == "OPTIONS":
             await Response(status_code=204, headers={"Allow": self._allow})(scope, receive, send)
         else:
             error = MethodError(f"{scope['path'][:200]!r} takes {self._allow}")
             problem = problems.of_error(error, scope["request_id"])
             answer = problems.response(problem, scope["path"], headers={"Allow": self._allow})
+            await answer(scope, receive, send)
+
+    async def _answer(self, operation: Operation, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the caller in, where the operation is not for everybody, and answer."""
+        request = Request(scope, receive)
+        door = self._service.door
+        if door is None or not operation.scope:
+            scope["caller"] = OWNER if door is None else NOBODY  # for everybody, so nothing of anybody's
+            answer = await operation.handler(self._service, request)
+            await answer(scope, receive, send)
+            return
+        scope["caller"] = caller = await door.admit(visitor(request), operation.scope)
+        async with door.slot(caller):
+            answer = await operation.handler(self._service, request)
             await answer(scope, receive, send)
 
 
@@ -144,7 +164,7 @@ class Boundary:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                _add_headers(message, request_id)
+                _add_headers(message, request_id, scope.get("told", ()))
             await send(message)
 
         try:
@@ -167,11 +187,10 @@ class Boundary:
         request_id = scope["request_id"]
         if error.status >= 500:
             log.error("request=<%s>, error=<%s> | %s", request_id, error.slug, error.detail)
-        headers = {"Location": f"/api/v1/runs/{error.run_id}"} if isinstance(error, RunningError) else {}
         answer = problems.response(
             problems.of_error(error, request_id),
             scope["path"],
-            headers=headers,
+            headers=problems.headers_of(error),
             retry_after=error.retry_after,
         )
         await answer(scope, receive, send)
@@ -194,9 +213,10 @@ class Boundary:
                 return
 
 
-def _add_headers(message: Message, request_id: str) -> None:
+def _add_headers(message: Message, request_id: str, told: Sequence[tuple[bytes, bytes]]) -> None:
     headers = list(message.get("headers", ()))
     present = {name.lower() for name, _ in headers}
     headers += [pair for pair in SECURITY_HEADERS if pair[0] not in present]
     headers.append((b"x-request-id", request_id.encode()))
+    headers += told
     message["headers"] = headers

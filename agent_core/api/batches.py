@@ -18,7 +18,7 @@ from agent_core.api.batch_schemas import (
     batch_view,
     options,
 )
-from agent_core.api.bodies import Disconnect, decode, read_json, read_query
+from agent_core.api.bodies import decode, next_piece, read_json, read_query
 from agent_core.api.idempotency import REPLAYED, idempotency_key
 from agent_core.api.principal import principal
 from agent_core.api.schemas import RunsQuery
@@ -43,9 +43,9 @@ async def post_batch(service: Service, request: Request) -> ASGIApp:
     batch_id = _batch_id(caller, idempotency_key(request.headers))
     query = read_query(request, BatchQuery)
     if _kind(request) in LINES:
-        batch, known = await batches.submit(caller, options(query), _pieces(request), batch_id)
+        batch, known = await batches.submit(caller, options(query), _pieces(service, request), batch_id)
         return _response(service, batch, 202, known=known)
-    wanted = decode(await read_json(request, service.settings.max_body_bytes), BatchRequest)
+    wanted = decode(await read_json(request, service.settings), BatchRequest)
     if wanted.blob is None:
         batch, known = await batches.create(caller, options(query, wanted), batch_id)
         return _response(service, batch, 201, known=known)
@@ -61,7 +61,7 @@ async def append_batch(service: Service, request: Request) -> ASGIApp:
     query = read_query(request, AppendQuery)
     batches, batch_id = _batches(service), request.path_params["batch_id"]
     try:
-        batch = await batches.append(principal(request), batch_id, query.offset, _pieces(request))
+        batch = await batches.append(principal(request), batch_id, query.offset, _pieces(service, request))
     except OffsetError as error:
         problem = problems.of_error(error, request.scope["request_id"])
         headers = {OFFSET_HEADER: str(error.received)}
@@ -122,7 +122,7 @@ def _response(service: Service, batch: Batch, status: int, *, known: bool = Fals
     return json_response(batch_view(batch, service.clock.now()), status, headers)
 
 
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
+async def _pieces(service: Service, request: Request) -> AsyncIterator[bytes]:
     """The body as it comes; never all of it."""
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() not in ("", "identity"):
@@ -131,9 +131,7 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
     if declared == "0":
         raise InputError("the body is empty: send lines of JSON", field="$")
     while True:
-        event = await request.receive()
-        if event["type"] == "http.disconnect":
-            raise Disconnect
+        event = await next_piece(request, service.settings.body_seconds)
         piece: bytes = event.get("body", b"")
         # In process a body may come as one piece; cut, so that segments are stored as it goes.
         for start in range(0, len(piece), PIECE):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
+from starlette.types import Message
 
-from agent_core.errors import InputError, MalformedError, MediaTypeError, TooLargeError
+from agent_core.errors import InputError, MalformedError, MediaTypeError, SlowRequestError, TooLargeError
+from agent_core.settings import Settings
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -22,23 +25,34 @@ class Disconnect(Exception):
     """The client went away before its request was complete; there is nobody to answer."""
 
 
-async def read_json(request: Request, limit: int) -> bytes:
-    """The body of a JSON request, of at most `limit` bytes, whether its length was declared or not."""
+async def next_piece(request: Request, pause: float) -> Message:
+    """The next piece of the body. Raises Disconnect, and SlowRequestError where it does not come for so long."""
+    try:
+        async with asyncio.timeout(pause):
+            event = await request.receive()
+    except TimeoutError:
+        raise SlowRequestError(f"the body may pause for {pause:g} s") from None
+    if event["type"] == "http.disconnect":
+        raise Disconnect
+    return event
+
+
+async def read_json(request: Request, settings: Settings) -> bytes:
+    """The body of a JSON request, of at most `max_body_bytes`, whether its length was declared or not."""
     _check_type(request)
-    return await read_raw(request, limit)
+    return await read_raw(request, settings)
 
 
-async def read_raw(request: Request, limit: int) -> bytes:
+async def read_raw(request: Request, settings: Settings) -> bytes:
     """The body as it came, of at most `limit` bytes, whether its length was declared or not."""
+    limit = settings.max_body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLargeError(f"the body may have {limit} bytes, this one declares {declared}")
     pieces: list[bytes] = []
     size = 0
     while True:
-        event = await request.receive()
-        if event["type"] == "http.disconnect":
-            raise Disconnect
+        event = await next_piece(request, settings.body_seconds)
         piece: bytes = event.get("body", b"")
         size += len(piece)
         if size > limit:

@@ -62,7 +62,7 @@ class UnfinishedError(ConflictError):
 
 async def post_chat(service: Service, request: Request) -> ASGIApp:
     """Answer a conversation, whole or in chunks."""
-    body = await read_json(request, service.settings.max_body_bytes)
+    body = await read_json(request, service.settings)
     asked = decode_chat(body)
     _known(service, asked.model)
     inbound = _inbound(service, request, asked)

@@ -22,6 +22,7 @@ from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.runs import Delivery, Run
 from agent_core.messages import Principal, from_record, to_record
+from agent_core.security.visitor import Caller
 from agent_core.store.base import Delete, Key, Put, Store
 
 log = logging.getLogger("sampan.websocket")
@@ -37,6 +38,14 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     principal: Principal
     opened_at: float
+    key: str = ""
+    rate: str = ""
+    owner: bool = False
+
+    @property
+    def caller(self) -> Caller:
+        """Who opened it, as the door knew them."""
+        return Caller(principal=self.principal, key=self.key, rate=self.rate, owner=self.owner)
 
 
 class Telling:
@@ -56,10 +65,17 @@ class Connections:
         self._api = api
         self._tellings: dict[str, list[Telling]] = {}
 
-    async def opened(self, connection_id: str, principal: Principal) -> None:
+    async def opened(self, connection_id: str, caller: Caller) -> None:
         """Remember who opened a connection."""
         now = self._clock.now()
-        connection = Connection(id=connection_id, principal=principal, opened_at=now)
+        connection = Connection(
+            id=connection_id,
+            principal=caller.principal,
+            opened_at=now,
+            key=caller.key,
+            rate=caller.rate,
+            owner=caller.owner,
+        )
         await self._store.write(
             Put(_key(connection_id), to_record(connection), expires_at=now + LIFE_SECONDS)
         )

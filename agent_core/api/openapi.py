@@ -33,23 +33,35 @@ REASONS = {
     202: "Taken on; `Location` says where to look for what becomes of it.",
     204: "There is nothing to say, or nothing more.",
     400: "The request can't be read.",
-    401: "It is not signed as it must be.",
-    403: "It shows the wrong token.",
+    401: "No good key, or a webhook that is not signed as it must be.",
+    403: "The key does not have the scope, or a webhook shows the wrong token.",
     404: "There is no such thing for you.",
     405: "The path takes other methods: `Allow` lists them.",
+    408: "The body comes too slowly.",
     409: "The state forbids it now: the run of this idempotency key is in progress, or the session is busy.",
     413: "The body is larger than the service takes.",
     414: "The address is longer than the service takes.",
     415: "The body is not JSON.",
     422: "The request is read but can't be used; `field` says where.",
+    429: "Too many requests; `Retry-After` says when to come back.",
     431: "The headers are larger than the service takes.",
     500: "The service, a tool or a plugin failed.",
     502: "The model did not answer rightly.",
     503: "The model or the store is not available now.",
     504: "The model did not answer in time.",
 }
+SECURITY = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "`sampan_...` as `sampan keys create` gives it, or a token of the issuer that is set. The scope"
+        " of each operation stands beside it. A server on one's own machine asks for none.",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "The same key."},
+}
+FOR_THE_KNOWN = (401, 403, 429)
 ANY_REQUEST = (414, 431, 500)
-ANY_BODY = (400, 413, 415, 422)
+ANY_BODY = (400, 408, 413, 415, 422)
 
 DESCRIPTION = f"""Send messages to agents and look at what became of them.
 
@@ -89,7 +101,10 @@ def document() -> dict[str, Any]:
             {"name": "service", "description": "Is it there, can it work."},
         ],
         "paths": paths,
-        "components": {"schemas": {name: components[name] for name in components if name not in queries}},
+        "components": {
+            "schemas": {name: components[name] for name in components if name not in queries},
+            "securitySchemes": SECURITY,
+        },
     }
 
 
@@ -108,6 +123,8 @@ def _operation(operation: Operation, components: dict[str, Any]) -> dict[str, An
     fields: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
+        # Nobody is asked on one's own machine, so it is one way of several.
+        "security": [{"key": [operation.scope]}, {"header": [operation.scope]}] if operation.scope else [],
         "tags": [operation.tag],
         "parameters": _parameters(operation, components),
         "responses": _responses(operation),
@@ -165,6 +182,8 @@ def _header(name: str, description: str, schema: dict[str, Any]) -> dict[str, An
 def _responses(operation: Operation) -> dict[str, Any]:
     responses = {str(status): _reply(operation, status, kind) for status, kind in operation.replies.items()}
     errors = {*operation.problems, *ANY_REQUEST, *(ANY_BODY if operation.body else ())}
+    if operation.scope:
+        errors.update(FOR_THE_KNOWN)
     if operation.query.__struct_fields__:
         errors.add(422)
     kind = _problem_kind(operation)
@@ -172,7 +191,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
     for status in sorted(errors):
         responses[str(status)] = {
             "description": REASONS[status],
-            "headers": _headers("X-Request-Id", *(("Retry-After",) if status in (409, 503) else ())),
+            "headers": _headers("X-Request-Id", *(("Retry-After",) if status in (409, 429, 503) else ())),
             "content": {media: {"schema": _reference(kind)}},
         }
     return dict(sorted(responses.items()))

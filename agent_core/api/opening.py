@@ -6,9 +6,11 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from agent_core.api.principal import principal
+from agent_core.api.principal import visitor
 from agent_core.errors import AgentError
-from agent_core.messages import Principal
+from agent_core.security.door import Door
+from agent_core.security.scopes import RUN
+from agent_core.security.visitor import OWNER, Caller
 
 PROTOCOL = "sampan"
 """The subprotocol that is spoken. A page offers it together with `bearer.<token>`, as it can set no header."""
@@ -22,7 +24,7 @@ class OriginError(AgentError):
     status, slug, title = 403, "origin", "Pages of this site may not connect"
 
 
-def opener(connection: HTTPConnection, origins: tuple[str, ...]) -> Principal:
+async def opener(door: Door | None, connection: HTTPConnection, origins: tuple[str, ...]) -> Caller:
     """Whose the connection will be. Raises OriginError, and what is raised for a caller who is not known.
 
     Browsers let any page open a WebSocket anywhere; they only say which page it was.
@@ -31,7 +33,9 @@ def opener(connection: HTTPConnection, origins: tuple[str, ...]) -> Principal:
     host = connection.headers.get("host", "")
     if origin and "*" not in origins and origin not in origins and urlsplit(origin).netloc != host:
         raise OriginError(f"the page is of {origin[:200]!r}, which SAMPAN_ORIGINS does not name")
-    return principal(_with_authorization(connection))
+    if door is None:
+        return OWNER
+    return await door.admit(visitor(_with_authorization(connection)), RUN)
 
 
 def subprotocol(connection: HTTPConnection) -> str | None:

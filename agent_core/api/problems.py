@@ -15,10 +15,11 @@ from starlette.responses import Response
 
 from agent_core.api.views import Problem
 from agent_core.engine.runs import Failure, Run
-from agent_core.errors import AgentError, CancelledError
+from agent_core.errors import AgentError, CancelledError, RunningError, ScopeError, UnknownCallerError
 
 URN = "urn:sampan:problem:"
 PROBLEM_JSON = "application/problem+json"
+EXTRAS = ("field", "run_id", "limit", "plugin", "scope", "violated_policies")
 OPENAI_PATHS = "/v1/"
 """Paths under which errors have OpenAI's shape, so that its clients understand them."""
 
@@ -34,6 +35,19 @@ def of_error(error: AgentError, request_id: str) -> Problem:
         extras=error.extras(),
         instance=f"urn:sampan:request:{request_id}",
     )
+
+
+def headers_of(error: AgentError) -> dict[str, str]:
+    """What an error says in headers, besides Retry-After. RFC 6750 section 3"""
+    if isinstance(error, RunningError):
+        return {"Location": f"/api/v1/runs/{error.run_id}"}
+    if isinstance(error, UnknownCallerError):
+        invalid = ', error="invalid_token"' if error.given else ""
+        return {"WWW-Authenticate": f'Bearer realm="sampan"{invalid}'}
+    if isinstance(error, ScopeError):
+        words = f'Bearer realm="sampan", error="insufficient_scope", scope="{error.scope}"'
+        return {"WWW-Authenticate": words}
+    return {}
 
 
 def of_run(run: Run) -> Problem | None:
@@ -119,7 +133,7 @@ def _problem(
     extras: Mapping[str, Any],
     instance: str,
 ) -> Problem:
-    known = {name: value for name, value in extras.items() if name in ("field", "run_id", "limit", "plugin")}
+    known = {name: value for name, value in extras.items() if name in EXTRAS}
     return Problem(
         type=URN + slug,
         title=title,

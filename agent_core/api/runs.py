@@ -91,14 +91,14 @@ async def run_events(service: Service, request: Request) -> ASGIApp:
 
 async def approve_run(service: Service, request: Request) -> ASGIApp:
     """Let a run make the tool call that it asks about."""
-    asked = decode(await read_json(request, service.settings.max_body_bytes), Decision)
+    asked = decode(await read_json(request, service.settings), Decision)
     run = await service.engine.approve(principal(request), request.path_params["run_id"], asked.hash)
     return _taken(run)
 
 
 async def deny_run(service: Service, request: Request) -> ASGIApp:
     """Keep a run from the tool call that it asks about."""
-    asked = decode(await read_json(request, service.settings.max_body_bytes), Decision)
+    asked = decode(await read_json(request, service.settings), Decision)
     run = await service.engine.deny(principal(request), request.path_params["run_id"], asked.hash)
     return _taken(run)
 

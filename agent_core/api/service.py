@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from agent_core.batches.service import Batches
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
+from agent_core.security.door import Door
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 
@@ -20,6 +21,7 @@ class Service:
     """The engine, the settings and the clock. `console` is where the pages are mounted, "" where they are not.
 
     `batches` are made when first asked for; `webhooks` is None where no channel is on.
+    Without a `door` nobody is asked who they are: for commands in their own process.
     """
 
     engine: Engine
@@ -28,6 +30,7 @@ class Service:
     console: str = ""
     batches: Callable[[], Batches] | None = None
     webhooks: Receiver | None = None
+    door: Door | None = None
 
 
 Handler = Callable[[Service, Request], Awaitable[ASGIApp]]

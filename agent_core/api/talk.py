@@ -34,12 +34,23 @@ from agent_core.aws.connections import ConnectionGoneError
 from agent_core.engine.events import END, position
 from agent_core.engine.runs import Delivery, Inbound, Run, RunEvent
 from agent_core.errors import AgentError, RunningError
-from agent_core.messages import Principal
+from agent_core.security import scopes
+from agent_core.security.visitor import Caller
 
 log = logging.getLogger("sampan.websocket")
 
 CHANNEL = "websocket"
 """The channel of runs that came in over a WebSocket, and the kind of delivery that pushes their ends to it."""
+
+
+SCOPES: dict[type[Action], str] = {
+    Send: scopes.RUN,
+    Resume: scopes.READ,
+    Cancel: scopes.RUN,
+    Approve: scopes.DECIDE,
+    Deny: scopes.DECIDE,
+}
+"""What a client must be allowed for each of its actions."""
 
 
 class Told(Protocol):
@@ -78,7 +89,7 @@ class Talk:
     def __init__(
         self,
         service: Service,
-        principal: Principal,
+        caller: Caller,
         line: Line,
         *,
         durable: DurableLine | None = None,
@@ -86,7 +97,8 @@ class Talk:
     ) -> None:
         self._service = service
         self._engine = service.engine
-        self._principal = principal
+        self._caller = caller
+        self._principal = caller.principal
         self._line = line
         self._durable = durable
         self._stop_at = stop_at
@@ -111,6 +123,9 @@ class Talk:
             await self._refuse(problems.internal(request_id), ref)
 
     async def _do(self, action: Action) -> None:
+        door, scope = self._service.door, SCOPES.get(type(action), "")
+        if door is not None and scope:
+            await door.again(self._caller, scope)
         match action:
             case Ping():
                 await self._line.push(Frame(type="pong", ref=action.ref))

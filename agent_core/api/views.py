@@ -38,6 +38,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str = ""
     limit: Annotated[str, Meta(description="Which limit was reached.")] = ""
     plugin: Annotated[str, Meta(description="Which plugin failed.")] = ""
+    scope: Annotated[str, Meta(description="Which scope is missing.")] = ""
+    violated_policies: Annotated[list[str], Meta(description="Whose limit of requests was reached.")] = (
+        msgspec.field(default_factory=list, name="violated-policies")
+    )
     retryable: Annotated[bool, Meta(description="Whether the same request may succeed later.")] = False
 
 

@@ -16,7 +16,7 @@ async def post_webhook(service: Service, request: Request) -> ASGIApp:
     """Hand the request to its channel as it came, and give back how that acknowledges it."""
     if service.webhooks is None:
         raise NotFoundError("no channel is on here: SAMPAN_CHANNELS is not set")
-    body = await read_raw(request, service.settings.max_body_bytes)
+    body = await read_raw(request, service.settings)
     hook = Webhook(
         method=request.method,
         url=_public_url(service, request),

@@ -30,13 +30,13 @@ class CrowdedError(AgentError):
 async def serve(service: Service, socket: WebSocket) -> None:
     """Serve one connection until the client leaves. Its runs do not end with it."""
     try:
-        principal = opener(socket, service.settings.origins)
+        caller = await opener(service.door, socket, service.settings.origins)
     except AgentError as error:
         await _refuse(service, socket, error)
         return
     await socket.accept(subprotocol=subprotocol(socket))
     line = Socket(service, socket)
-    talk = Talk(service, principal, line)
+    talk = Talk(service, caller, line)
     tasks: set[asyncio.Task[None]] = set()
     try:
         while True:
@@ -101,6 +101,7 @@ async def _refuse(service: Service, socket: WebSocket, error: AgentError) -> Non
     """Say why in the HTTP answer to the handshake, where the server can."""
     if "websocket.http.response" in socket.scope.get("extensions", {}):
         problem = problems.of_error(error, service.clock.new_id())
-        await socket.send_denial_response(problems.response(problem, socket.scope["path"]))
+        headers = problems.headers_of(error)
+        await socket.send_denial_response(problems.response(problem, socket.scope["path"], headers=headers))
     else:
         await socket.close(POLICY)

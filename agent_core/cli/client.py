@@ -24,11 +24,15 @@ CALL_SECONDS = 30.0
 """How long a call may take that waits for no model."""
 
 
-def connect(url: str) -> httpx.AsyncClient:
-    """A client for the server at this URL. A proxy of the environment is left out on the way to this machine."""
+def connect(url: str, key: str = "") -> httpx.AsyncClient:
+    """A client for the server at this URL, with the API key it asks for.
+
+    A proxy of the environment is left out on the way to this machine.
+    """
     host = urlsplit(url).hostname or ""
     return httpx.AsyncClient(
         base_url=url,
+        headers={"Authorization": f"Bearer {key}"} if key else None,
         trust_env=not _is_loopback(host),
         timeout=httpx.Timeout(10.0, read=600.0),
     )
@@ -76,13 +80,13 @@ class Nobody:
 async def api(settings: Settings, url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the server at the URL, or without one of this process's own store."""
     if url:
-        async with connect(url) as client:
+        async with connect(url, settings.api_key) as client:
             yield client
         return
     app = build_app(settings, agents=[Nobody()])
     try:
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app.asgi()), base_url="http://sampan.local"
+            transport=httpx.ASGITransport(app.asgi(own=True)), base_url="http://sampan.local"
         ) as client:
             yield client
     finally:

@@ -183,7 +183,7 @@ async def _still(desk: Desk, shown: BatchView, error: AgentError) -> BatchView:
 async def opened(settings: Settings, url: str) -> AsyncIterator[tuple[Desk, Clock]]:
     """The desk of the server at the URL, or without one that of this process."""
     if url:
-        async with connect(url) as client:
+        async with connect(url, settings.api_key) as client:
             yield RemoteDesk(client), SystemClock()
         return
     app = build_app(settings)

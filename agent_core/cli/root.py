@@ -15,6 +15,7 @@ from agent_core.cli import (
     chat,
     dead,
     doctor,
+    keys,
     new,
     replay,
     run,
@@ -45,6 +46,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(dead.app, name="dead")
+app.add_typer(keys.app, name="keys")
 app.add_typer(channels.app, name="channels")
 
 

@@ -149,7 +149,7 @@ async def opened(
 ) -> AsyncIterator[tuple[RemoteTalk | LocalTalk, Clock]]:
     """A conversation with the server at the URL, or without one in this process; all is closed in the end."""
     if url:
-        async with connect(url) as client:
+        async with connect(url, settings.api_key) as client:
             yield RemoteTalk(client, agent=agent, session_id=session), SystemClock()
         return
     app = build_app(settings)

@@ -9,6 +9,7 @@ from typing import Any
 from agent_core.clock import Clock
 from agent_core.console.bridge import EngineBridge
 from agent_core.engine.engine import Engine
+from agent_core.security.door import Door
 from agent_core.settings import Settings
 
 Scope = MutableMapping[str, Any]
@@ -23,10 +24,11 @@ THREADS = 8
 class Pages:
     """Renders in threads, on demand: Flask and the templates are loaded with the first page."""
 
-    def __init__(self, engine: Engine, settings: Settings, clock: Clock) -> None:
+    def __init__(self, engine: Engine, settings: Settings, clock: Clock, door: Door | None = None) -> None:
         self._engine = engine
         self._settings = settings
         self._clock = clock
+        self._door = door
         self._app: asyncio.Task[Asgi] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +47,7 @@ class Pages:
 
         bridge = EngineBridge(self._engine, loop, self._clock)
         pages: Any = build(
-            bridge, self._settings
+            bridge, self._settings, self._door
         )  # the libraries spell the types of WSGI and ASGI differently
         app: Any = WSGIMiddleware(pages, workers=THREADS)
         made: Asgi = app

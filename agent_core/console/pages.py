@@ -17,6 +17,7 @@ from agent_core.console.views import Item, failed_runs, items, so_far, tool_item
 from agent_core.engine.runs import Inbound, Run, Session, Step
 from agent_core.errors import AgentError, InputError, NotFoundError, RunningError
 from agent_core.messages import Message, Principal
+from agent_core.security.visitor import Caller
 from agent_core.settings import Settings
 
 ANSWER_SECONDS = 25.0
@@ -246,5 +247,6 @@ def _checked(session_id: str) -> str:
 
 
 def _principal() -> Principal:
-    """Who looks at the pages. One tenant and one user for now, as in the API."""
-    return Principal()
+    """Who looks at the pages, as the door knew them."""
+    caller: Caller = g.caller
+    return caller.principal

@@ -12,10 +12,12 @@ from werkzeug.exceptions import HTTPException
 
 from agent_core.console import views
 from agent_core.console.bridge import EngineBridge
+from agent_core.console.entry import Entry
 from agent_core.console.languages import DEFAULT, LANGUAGES, TAGS, choose, say
 from agent_core.console.pages import make_pages
 from agent_core.console.security import HEADERS, from_our_pages
 from agent_core.errors import AgentError
+from agent_core.security.door import Door
 from agent_core.settings import Settings
 
 COOKIE = "sampan_language"
@@ -23,8 +25,11 @@ YEAR = 365 * 86_400
 STATIC = Path(__file__).with_name("static")
 
 
-def build(bridge: EngineBridge, settings: Settings) -> Flask:
-    """The WSGI app. It has no state of its own; everything comes from the engine behind the bridge."""
+def build(bridge: EngineBridge, settings: Settings, door: Door | None = None) -> Flask:
+    """The WSGI app. It has no state of its own; everything comes from the engine behind the bridge.
+
+    Without a `door` whoever looks is the owner, as in the API.
+    """
     app = Flask("agent_core.console", root_path=str(Path(__file__).parent))
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
@@ -34,12 +39,15 @@ def build(bridge: EngineBridge, settings: Settings) -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     for shown in (views.money, views.moment, views.iso, views.seconds, views.indented):
         app.jinja_env.filters[shown.__name__] = shown
+    entry = Entry(bridge, settings, door)
     app.before_request(_begin)
+    app.before_request(entry.check)
     app.after_request(_finish)
     app.context_processor(_common)
     app.register_error_handler(AgentError, _failed)
     app.register_error_handler(HTTPException, _refused)
     app.register_blueprint(make_pages(bridge, settings))
+    app.register_blueprint(entry.blueprint())
     return app
 
 
@@ -80,6 +88,8 @@ def _common() -> dict[str, Any]:
         "languages": LANGUAGES,
         "language_url": _language_url,
         "static_url": _static_url,
+        "csrf": g.get("csrf", ""),
+        "caller": g.get("caller"),
     }
 
 
@@ -111,7 +121,12 @@ def _digest(name: str) -> str:
 
 
 def _failed(error: AgentError) -> tuple[str, int]:
-    known = {404: "problem_not_found", 504: "problem_slow"}
+    known = {
+        403: "problem_forbidden_for_you",
+        404: "problem_not_found",
+        429: "problem_too_many",
+        504: "problem_slow",
+    }
     return _page(known.get(error.status, "problem"), error.status, error.detail), error.status
 
 

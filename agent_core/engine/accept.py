@@ -141,7 +141,7 @@ def _writes(
 
 
 def _same_request(stored: Run, run: Run) -> None:
-    if stored.fingerprint != run.fingerprint or stored.principal != run.principal:
+    if stored.fingerprint != run.fingerprint or not stored.principal.same(run.principal):
         raise KeyReusedError(
             "this idempotency key was used with another request; send a new key, or the same body"
         )

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from agent_core.clock import sortable_id
 from agent_core.messages import Principal
 from agent_core.store.base import Key
+from agent_core.store.base import quoted as quoted
 
 STATE = "state"
 PENDING = "pending/"
@@ -32,11 +33,6 @@ STEP = "step/"
 PIECE = "piece/"
 DUE = "due"
 PUSH = "push"
-
-
-def quoted(part: str) -> str:
-    """A part of a key with its slashes made harmless."""
-    return part.replace("%", "%25").replace("/", "%2F")
 
 
 def run_id(principal: Principal, key: str) -> str:

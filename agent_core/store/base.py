@@ -160,11 +160,26 @@ class Store(Protocol):
         InputError where a record is over 400 KB or the transaction is of no or too many writes.
         """
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
-        """Add to counters atomically and return all fields as they are then; as an Update of one record."""
+    async def add(
+        self,
+        key: Key,
+        numbers: Mapping[str, int],
+        *,
+        expires_at: float | None = None,
+        when: tuple[Condition, ...] = (),
+    ) -> Fields:
+        """Add to counters atomically and return all fields as they are then; as an Update of one record.
+
+        Raises ConditionError unless all conditions hold.
+        """
 
     async def close(self) -> None:
         """Finish what was asked for and let go of files and connections; no verb may be used after it."""
+
+
+def quoted(part: str) -> str:
+    """A part of a key with its slashes made harmless."""
+    return part.replace("%", "%25").replace("/", "%2F")
 
 
 def check_key(key: Key) -> None:

@@ -40,6 +40,7 @@ from agent_core.store.attributes import (
 from agent_core.store.base import (
     MAX_PAGE,
     Check,
+    Condition,
     Delete,
     Fields,
     Key,
@@ -117,9 +118,18 @@ class DynamoStore:
         """Do all of 1 to 100 writes, or none."""
         await self._write(prepare(writes))
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
+    async def add(
+        self,
+        key: Key,
+        numbers: Mapping[str, int],
+        *,
+        expires_at: float | None = None,
+        when: tuple[Condition, ...] = (),
+    ) -> Fields:
         """Add to counters atomically and return all fields as they are then."""
-        written = await self._write(prepare([Update(key, add=numbers, expires_at=expires_at)]), returned=True)
+        written = await self._write(
+            prepare([Update(key, add=numbers, when=when, expires_at=expires_at)]), returned=True
+        )
         return fields_of(written)
 
     async def close(self) -> None:

@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from agent_core.clock import Clock
 from agent_core.errors import StoreError
 from agent_core.store.apply import Change, Row, bounds, decode, live, plan, prepare
-from agent_core.store.base import MAX_PAGE, Fields, Key, Page, Record, Update, Write, check_key, check_query
+from agent_core.store.base import (
+    MAX_PAGE,
+    Condition,
+    Fields,
+    Key,
+    Page,
+    Record,
+    Update,
+    Write,
+    check_key,
+    check_query,
+)
 
 _REMOVE = 10
 """Expired records that one write removes at most."""
@@ -63,9 +74,16 @@ class MemoryStore:
             self._change(change)
         self._sweep()
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
+    async def add(
+        self,
+        key: Key,
+        numbers: Mapping[str, int],
+        *,
+        expires_at: float | None = None,
+        when: tuple[Condition, ...] = (),
+    ) -> Fields:
         """Add to counters atomically and return all fields as they are then."""
-        prepared = prepare([Update(key, add=numbers, expires_at=expires_at)])
+        prepared = prepare([Update(key, add=numbers, when=when, expires_at=expires_at)])
         await self._turn()
         [change] = plan(prepared, self._rows.get, self._clock.now())
         self._change(change)

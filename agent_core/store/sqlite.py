@@ -11,7 +11,18 @@ from agent_core.errors import AgentError
 from agent_core.sqlite.database import Database
 from agent_core.sqlite.files import Schema
 from agent_core.store.apply import Change, Prepared, Row, bounds, decode, plan, prepare
-from agent_core.store.base import MAX_PAGE, Fields, Key, Page, Record, Update, Write, check_key, check_query
+from agent_core.store.base import (
+    MAX_PAGE,
+    Condition,
+    Fields,
+    Key,
+    Page,
+    Record,
+    Update,
+    Write,
+    check_key,
+    check_query,
+)
 
 # A plain rowid table: with records of 1 KB it takes a third of the CPU to write that WITHOUT ROWID does, and no more to
 # query. `fields` holds JSON as bytes, so that nothing decodes it twice.
@@ -79,10 +90,17 @@ class SqliteStore:
         """Do all of 1 to 100 writes, or none."""
         await self._database.write(self._work(prepare(writes)))
 
-    async def add(self, key: Key, numbers: Mapping[str, int], *, expires_at: float | None = None) -> Fields:
+    async def add(
+        self,
+        key: Key,
+        numbers: Mapping[str, int],
+        *,
+        expires_at: float | None = None,
+        when: tuple[Condition, ...] = (),
+    ) -> Fields:
         """Add to counters atomically and return all fields as they are then."""
         [change] = await self._database.write(
-            self._work(prepare([Update(key, add=numbers, expires_at=expires_at)]))
+            self._work(prepare([Update(key, add=numbers, when=when, expires_at=expires_at)]))
         )
         return decode(change.row.body) if change.row else {}
 

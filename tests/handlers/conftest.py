@@ -40,6 +40,7 @@ def process(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A process as the platform keeps it: call it to set the environment; afterwards all is as if it had not been."""
     monkeypatch.setenv("SAMPAN_AGENTS", str(root / "tests" / "projects" / "history" / "agents"))
     monkeypatch.setenv("SAMPAN_DATA", str(tmp_path))
+    monkeypatch.setenv("IS_LOCAL", "true")  # as under `serverless invoke local`: nobody is asked for a key
     _forget()
 
     def set_environment(**environ: str) -> None:

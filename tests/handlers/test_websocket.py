@@ -15,6 +15,7 @@ from agent_core.aws.sigv4 import Credentials, Scope, sign
 from agent_core.engine.runs import Delivery, Inbound
 from agent_core.errors import ConfigError, InputError, StoreError
 from agent_core.messages import Message, ToolCall
+from agent_core.security.visitor import Caller
 from agent_core.store.base import Key, Store
 from agent_core.store.dynamodb import DynamoStore
 from agent_core.store.sqlite import SqliteStore
@@ -65,6 +66,7 @@ def made(gateway: Gateway, *script: Any, store: Store | None = None, clock: Any 
     """An app whose frames go to the gateway; its wire is a real one."""
     settings = {name.lower(): value for name, value in ENVIRON.items()}
     agent = Agent(name="assistant", model=ScriptedModel(script), **agent)
+    settings = {"auth": "off", **settings}  # who may come in: tests/agent_core/security
     return test_app(agent, store=store, clock=clock, websocket_url=gateway.url, **settings)
 
 
@@ -407,7 +409,7 @@ async def test_runs_of_others_are_not_there(gateway: Gateway) -> None:
     await client.say({"action": "send", "message": "Hi"})
     connections = app.deliverers[KIND]
     assert isinstance(connections, Connections)
-    await connections.opened(OTHER, Principal(tenant="default", user="bob"))
+    await connections.opened(OTHER, Caller(principal=Principal(tenant="default", user="bob"), owner=True))
     gateway.open.add(OTHER)
     stranger = Client(gateway, app, OTHER)
     for action in ("resume", "cancel"):
@@ -433,6 +435,7 @@ async def test_pages_of_other_sites_may_not_connect(
         Agent(name="assistant", model=ScriptedModel([])),
         websocket_url=gateway.url,
         origins=("https://app.example.com",),
+        auth="off",
         **{name.lower(): value for name, value in ENVIRON.items()},
     )
     answer = await Client(gateway, app).connect(headers=headers)

@@ -182,13 +182,19 @@
     return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   }
 
+  // Where a login is needed, what shows that the request is of our page.
+  function proof() {
+    const token = form.elements.csrf?.value;
+    return token ? { "X-CSRF-Token": token } : {};
+  }
+
   function request(text) {
     const agent = form.elements.agent?.value || undefined;
     const body = JSON.stringify({ message: text, session_id: form.dataset.session, agent, stream: true });
     if (pending?.body !== body) pending = { body, key: newKey() };
     return fetch(form.dataset.api, {
       method: "POST",
-      headers: { "Content-Type": "application/json", Accept: "text/event-stream", "Idempotency-Key": `"${pending.key}"` },
+      headers: { "Content-Type": "application/json", Accept: "text/event-stream", "Idempotency-Key": `"${pending.key}"`, ...proof() },
       body,
     });
   }

@@ -32,6 +32,7 @@ class Account:
     def __init__(self, region: str) -> None:
         self.region = region
         self.outputs: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
 
     def serverless(self, *arguments: str) -> str:
         program = ROOT / "node_modules" / ".bin" / "serverless"
@@ -44,6 +45,16 @@ class Account:
     def deploy(self) -> None:
         said = self.serverless("deploy", "--verbose").partition("Stack Outputs:")[2]
         self.outputs = dict(re.findall(r"^ +(\w+): (\S+)$", said, re.MULTILINE))
+        where = {
+            "SAMPAN_STORE": "dynamodb",
+            "SAMPAN_TABLE": self.outputs["TableName"],
+            "AWS_REGION": self.region,
+        }
+        command = [sys.executable, "-m", "agent_core.cli", "keys", "create", "--expires", "1d"]
+        done = subprocess.run(
+            command, env={**os.environ, **where}, capture_output=True, text=True, check=True
+        )
+        self.headers = {"Authorization": f"Bearer {done.stdout.strip()}"}
 
     def remove(self) -> None:
         bucket = boto3.resource("s3", region_name=self.region).Bucket(self.outputs["BucketName"])
@@ -54,7 +65,7 @@ class Account:
         return boto3.client(service, region_name=self.region)
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.outputs["HttpApiUrl"], timeout=40)
+        return httpx.Client(base_url=self.outputs["HttpApiUrl"], timeout=40, headers=self.headers)
 
     # What is checked
 
@@ -89,7 +100,9 @@ class Account:
         times: list[float] = []
         start = time.monotonic()
         asked = {"message": QUESTION, "stream": True}
-        with httpx.stream("POST", f"{url}/api/v1/agent", json=asked, timeout=60) as answer:
+        with httpx.stream(
+            "POST", f"{url}/api/v1/agent", json=asked, headers=self.headers, timeout=60
+        ) as answer:
             assert answer.status_code == 200, answer.read()
             times += [time.monotonic() - start for line in answer.iter_lines() if line.startswith("data:")]
         assert len(times) > 3, "fewer than four events: nothing was streamed"
@@ -97,13 +110,19 @@ class Account:
         return f"first event after {times[0]:.2f} s, last of {len(times)} after {times[-1]:.2f} s"
 
     def a_connection(self) -> str:
-        with connect(self.outputs["ServiceEndpointWebsocket"]) as socket:
+        with connect(self.outputs["ServiceEndpointWebsocket"], additional_headers=self.headers) as socket:
             socket.send(json.dumps({"action": "send", "message": "Say hello."}))
             kinds = []
             while not kinds or kinds[-1] != "reply":
                 kinds.append(json.loads(socket.recv(timeout=40))["type"])
                 assert kinds[-1] != "error", kinds
         return f"{len(kinds)} frames"
+
+    def a_refusal(self) -> str:
+        with httpx.Client(base_url=self.outputs["HttpApiUrl"], timeout=40) as http:
+            refused = http.post("/api/v1/agent", json={"message": "Say yes."})
+        assert refused.status_code == 401, refused.text
+        return "nobody without a key gets in"
 
     def the_table(self) -> str:
         table, client = self.outputs["TableName"], self.client("dynamodb")
@@ -142,7 +161,13 @@ class Account:
 
 
 CHECKS = (
-    *(Account.an_answer, Account.a_run_for_later, Account.a_queued_message, Account.a_stream),
+    *(
+        Account.a_refusal,
+        Account.an_answer,
+        Account.a_run_for_later,
+        Account.a_queued_message,
+        Account.a_stream,
+    ),
     *(Account.a_connection, Account.the_table, Account.the_clock, Account.the_rights, Account.the_starts),
 )
 

@@ -112,6 +112,7 @@ def function(
             "MODEL_ENDPOINT": model.url,
             "MODEL_NAME": "echo",
             "SAMPAN_STORE": "memory",
+            "IS_LOCAL": "true",  # nobody is asked for a key; test_without_a_key_nobody_gets_in is without it
         }
         with (tmp_path / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -167,6 +168,15 @@ def test_a_tick_and_an_event_that_is_none(function: Callable[..., Invoke]) -> No
     assert refused["errorType"] == "InputError"
     assert "this function takes ticks of EventBridge" in refused["errorMessage"]
     assert set(invoke(example("schedule.tick"))) == {"resumed", "pushed", "given_up", "others"}
+
+
+def test_without_a_key_nobody_gets_in(function: Callable[..., Invoke]) -> None:
+    refused = function("api", IS_LOCAL="")(example("api.hello"))
+    assert refused["statusCode"] == 401, refused
+    assert "sampan keys create" in refused["body"]
+    page = function("dashboard", IS_LOCAL="")(example("dashboard.runs"))
+    assert page["statusCode"] == 303, page
+    assert page["headers"]["Location"].startswith("/console/login?"), page
 
 
 def test_a_page_is_rendered(function: Callable[..., Invoke]) -> None:

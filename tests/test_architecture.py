@@ -247,9 +247,14 @@ def test_answering_on_lambda_is_lean(tmp_path: Path) -> None:
     code = f"""
 import json, os, sys
 os.environ.update(SAMPAN_STORE="memory", SAMPAN_AGENTS={str(ROOT / "tests/projects/history/agents")!r})
-from handlers import api
-with open({str(ROOT / "events/api.hello.json")!r}) as event:
-    assert api.handler(json.load(event), None)["statusCode"] == 200
+os.environ["AWS_LAMBDA_FUNCTION_NAME"] = "api"  # where everybody must show a key
+from handlers import _shared, api
+with open({str(ROOT / "events/api.hello.json")!r}) as file:
+    event = json.load(file)
+assert api.handler(event, None)["statusCode"] == 401
+_, key = _shared.wait_for(_shared.app().door.keys.create())
+event["headers"]["authorization"] = "Bearer " + key
+assert api.handler(event, None)["statusCode"] == 200
 ours = ("api.talk", "api.ws", "api.connections", "console.wsgi", "channels.gateway", "cli")
 assert not [name for name in ours if f"agent_core.{{name}}" in sys.modules]
 """

@@ -40,7 +40,9 @@ def served(process: Process, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
     def make(*script: Any, tools: Any = (), queue: bool = True, clock: Any = None) -> App:
         app = test_app(
-            Agent(name="assistant", model=ScriptedModel(script), tools=tools), clock=clock or ManualClock()
+            Agent(name="assistant", model=ScriptedModel(script), tools=tools),
+            clock=clock or ManualClock(),
+            auth="off",  # who may come in: tests/agent_core/security
         )
         if queue:
             waiting = MemoryQueue(app.clock)

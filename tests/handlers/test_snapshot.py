@@ -20,6 +20,7 @@ def restored(root: Path, folder: Path, *arguments: str) -> list[dict[str, Any]]:
         "SAMPAN_AGENTS": str(root / "tests" / "projects" / "history" / "agents"),
         "SAMPAN_DATA": str(folder),
         "SAMPAN_STORE": "memory",
+        "IS_LOCAL": "true",  # nobody is asked for a key
     }
     command = [sys.executable, "-m", "tests.handlers.snapshot", *arguments]
     done = subprocess.run(
@@ -67,6 +68,7 @@ def test_every_handler_is_ready_before_the_snapshot(handler: str, root: Path, tm
         **os.environ,
         "SAMPAN_AGENTS": str(root / "tests" / "projects" / "history" / "agents"),
         "SAMPAN_DATA": str(tmp_path),
+        "IS_LOCAL": "true",  # nobody is asked for a key
     }
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -58,6 +58,7 @@ def start(root: Path, tmp_path: Path) -> Start:
                     "LAMBDA_TASK_ROOT": str(root),
                     "SAMPAN_AGENTS": str(root / "tests" / "projects" / "storyteller" / "agents"),
                     "SAMPAN_DATA": str(tmp_path / "data"),
+                    "IS_LOCAL": "true",  # nobody is asked for a key
                     "BEGUN": str(tmp_path / "begun"),
                     **environ,
                 },

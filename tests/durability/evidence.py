@@ -14,8 +14,8 @@ from agent_core.messages import Message, Principal, from_record
 from agent_core.queues.base import Counts
 from agent_core.queues.sqlite import SqliteQueue
 from agent_core.store.base import Key, Record, Store
-from agent_core.store.sqlite import SqliteStore
 from tests.durability.scenarios import QUEUE, Scenario
+from tests.durability.stores import open_store
 from tests.durability.world import World, WorldClock
 
 ME = Principal()
@@ -98,7 +98,7 @@ class Evidence:
 async def gather(world: World, scenario: Scenario) -> Evidence:
     """Read it all from the store and the logs, past the engine."""
     clock = WorldClock(world)
-    store = SqliteStore(world.database, clock)
+    store = open_store(world, clock)
     try:
         sessions = sorted({session for session, _ in scenario.says.values()})
         return Evidence(

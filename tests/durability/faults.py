@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from agent_core.errors import AgentError
 from tests.durability.crash_points import Row, normal_life, stderr, told
 from tests.durability.evidence import Evidence, Problem, gather
-from tests.durability.process import At, Ended, StuckError, live, open_store, scene, work
+from tests.durability.process import At, Ended, StuckError, live, scene, work
 from tests.durability.scenarios import SCENARIOS, Scenario
-from tests.durability.world import LEASE_SECONDS, World
+from tests.durability.stores import open_store
+from tests.durability.world import LEASE_SECONDS, World, WorldClock
 
 HOUR = 3600.0
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -98,7 +99,7 @@ def suffer(world: World, scenario: Scenario, fault: ClockJump | DiskFull | Locke
 
     async def both() -> None:
         try:
-            await work(world, scenario, store=open_store(world, busy_seconds=0.05))
+            await work(world, scenario, store=open_store(world, WorldClock(world), busy_seconds=0.05))
         except (AgentError, StuckError) as error:
             world.log("declared", error=type(error).__name__)
         finally:

@@ -25,10 +25,10 @@ from agent_core.queues.consumer import process
 from agent_core.queues.sqlite import SqliteQueue
 from agent_core.settings import Settings
 from agent_core.store.base import Store
-from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ScriptedWire
 from tests.durability.cast import Postbox, agent_of, verdict
 from tests.durability.scenarios import QUEUE, Scenario
+from tests.durability.stores import open_store
 from tests.durability.world import LEASE_SECONDS, World, WorldClock, new_world
 
 ME = Principal()
@@ -70,18 +70,13 @@ def kill_me() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def open_store(world: World, busy_seconds: float = 2.0) -> Store:
-    """The world's store, as one process sees it."""
-    return SqliteStore(world.database, WorldClock(world), busy_seconds=busy_seconds)
-
-
 def open_app(world: World, scenario: Scenario, store: Store | None = None) -> App:
     """The application on the world's store and clock."""
     clock = WorldClock(world)
     app = build_app(
         Settings.from_env({}, data=str(world.folder), lease_seconds=LEASE_SECONDS),
         agents=[agent_of(world, scenario.plan, **scenario.agent)],
-        store=store or open_store(world),
+        store=store or open_store(world, WorldClock(world)),
         wire=ScriptedWire(),
         clock=clock,
     )

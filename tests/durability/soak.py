@@ -18,6 +18,7 @@ from tests.durability.command import ROOT
 
 PROOFS = {
     "crash-points": ("crash_points", "--twice", "150"),
+    "in-cloud": ("in_cloud", "--rate", "0.1"),
     "faults": ("faults",),
     "paused": ("paused",),
     "batch": ("stopped_batch",),

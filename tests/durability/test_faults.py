@@ -10,9 +10,10 @@ from tests.durability.command import prove
 from tests.durability.evidence import Evidence, Problem, gather
 from tests.durability.faults import FAULTS
 from tests.durability.paused import WITH_ONE_WORKER
-from tests.durability.process import StuckError, open_store, work
+from tests.durability.process import StuckError, work
 from tests.durability.scenarios import SCENARIOS, Scenario
-from tests.durability.world import LEASE_SECONDS, new_world
+from tests.durability.stores import open_store
+from tests.durability.world import LEASE_SECONDS, WorldClock, new_world
 
 
 @pytest.mark.timeout(900)
@@ -32,7 +33,7 @@ async def throttled(scenario: Scenario, normal: Evidence, fault: Fault) -> list[
     """What is wrong after one call to the store was answered by an error, and the sender tried again."""
     with new_world() as world:
         try:
-            await work(world, scenario, store=FaultyStore(open_store(world), [fault]))
+            await work(world, scenario, store=FaultyStore(open_store(world, WorldClock(world)), [fault]))
         except (StoreBusyError, RunningError, StuckError):
             pass  # the sender was told, or sees that nothing happens: it tries again later
         world.jump(LEASE_SECONDS + 1)
@@ -46,7 +47,7 @@ async def throttled(scenario: Scenario, normal: Evidence, fault: Fault) -> list[
 async def test_a_throttled_call_to_the_store_loses_nothing(scenario: str, lost: bool) -> None:
     """Each call of the scenario, one after the other: not done, or done but its answer lost."""
     with new_world() as world:
-        counting = FaultyStore(open_store(world))
+        counting = FaultyStore(open_store(world, WorldClock(world)))
         await work(world, SCENARIOS[scenario], store=counting)
         normal = await gather(world, SCENARIOS[scenario])
     for number in range(1, counting.calls[""] + 1):

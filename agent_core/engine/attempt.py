@@ -131,7 +131,12 @@ class Attempt:
         self.progressed = True
 
     def remains(self) -> list[Message]:
-        """The messages of a failed run, hidden from later prompts: the transcript keeps them, a model is spared."""
+        """The messages of a failed run, hidden from later prompts: the transcript keeps them, a model is spared.
+
+        Nothing where the run failed before and was tried again: they stand there already.
+        """
+        if self.run.retries:
+            return []
         return [msgspec.structs.replace(message, hidden=True) for message in self.so_far()]
 
     def so_far(self) -> list[Message]:

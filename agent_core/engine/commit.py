@@ -154,7 +154,7 @@ class Closing:
         ]
         if run.reply is not None:
             run = msgspec.structs.replace(run, reply=numbered[-1])
-        if not head.listed:
+        if numbered and not head.listed:
             head = msgspec.structs.replace(
                 head, listed=self._kit.clock.new_id(), created_at=run.created_at, title=title(numbered[0])
             )

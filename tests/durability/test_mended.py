@@ -65,6 +65,19 @@ async def test_a_run_that_is_tried_again_is_billed_once_and_keeps_its_date() -> 
     assert bank.paid.total() == 1
 
 
+async def test_a_message_that_is_tried_again_and_again_stands_in_the_transcript_once_for_its_failures() -> (
+    None
+):
+    stage = Stage()
+    app = stage.start(*[ModelBusyError("busy")] * 4, "Done.")
+    for _ in range(5):
+        run = await app.engine.answer(said("In the outage", session_id="s", key="k"))
+    assert run.status == "succeeded"
+    page = await app.engine.session(ME, "s")
+    told = [(message.text, message.hidden) for message in page.messages]
+    assert told == [("In the outage", True), ("In the outage", False), ("Done.", False)]
+
+
 async def test_a_push_of_a_retry_is_another_push_and_the_first_is_not_repeated() -> None:
     stage, taken = Stage(), []
 

@@ -290,8 +290,11 @@ def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) 
     deliverers: dict[str, Deliverer] = {}
     if settings.callback_secret:
         from agent_core.channels.callback import Callback
+        from agent_core.security.addresses import CALLBACKS, LOCAL_CALLBACKS
+        from agent_core.wire.outside import OutsideWire
 
-        deliverers[CALLBACK] = Callback(wire, clock, settings.callback_secret)
+        reach = LOCAL_CALLBACKS if settings.local_callbacks else CALLBACKS
+        deliverers[CALLBACK] = Callback(OutsideWire(wire, reach), clock, settings.callback_secret)
     if settings.websocket_url:
         from agent_core.api.connections import KIND, Connections
         from agent_core.aws.connections import ConnectionsApi

@@ -17,6 +17,7 @@ AgentError
 |   `-- HandshakeError     somebody set up a webhook with the wrong token
 |-- NotFoundError          no such run, session, agent or blob for this caller
 |-- MethodError            the path exists, the method does not
+|-- ForbiddenAddressError  a URL leads where this service does not go on anybody's word
 |-- ConflictError          the state forbids it now
 |   |-- RunningError       the run of this idempotency key has not finished yet
 |   `-- SessionBusyError   the session is busy and its agent says "reject"
@@ -197,6 +198,12 @@ class MethodError(AgentError):
     """The path exists, the method does not."""
 
     status, slug, title = 405, "method-not-allowed", "The method is not allowed here"
+
+
+class ForbiddenAddressError(AgentError):
+    """A URL leads where this service does not go on anybody's word: a private network, a forbidden host, a bad form."""
+
+    status, slug, title = 422, "forbidden-address", "This address is not gone to"
 
 
 class ConflictError(AgentError):

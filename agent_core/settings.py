@@ -178,6 +178,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     callback_secret: str = ""
     """Secret that signs callbacks (Standard Webhooks: `whsec_` and base64); without it there are none."""
 
+    local_callbacks: bool = False
+    """Whether callbacks may go to this machine itself, by http: for development."""
+
     channels: dict[str, dict[str, str]] = {}
     """Channels that are on (comma-separated), each `kind` or `name=kind`; its options are `SAMPAN_<NAME>_<OPTION>`."""
 

@@ -134,7 +134,7 @@ class Desk:
             fingerprint=fingerprint("queue", asked),
             channel=CHANNEL,
             metadata=asked.metadata,
-            delivery=read_delivery(asked, self._settings.callback_secret),
+            delivery=read_delivery(asked, self._settings),
         )
 
 

@@ -21,6 +21,7 @@ from agent_core.engine.runs import CALLBACK, Delivery, Inbound, Run
 from agent_core.errors import InputError
 from agent_core.messages import DataClass, Message
 from agent_core.security.addresses import check_address
+from agent_core.settings import Settings
 
 _WAIT = re.compile(r"wait\s*=\s*(\d{1,4})", re.IGNORECASE)
 
@@ -38,7 +39,7 @@ async def post_agent(service: Service, request: Request) -> ASGIApp:
         key=key,
         fingerprint=fingerprint(request.scope["path"], asked) if key else "",
         metadata=asked.metadata,
-        delivery=read_delivery(asked, service.settings.callback_secret),
+        delivery=read_delivery(asked, service.settings),
     )
     if wants_events(request) if asked.stream is None else asked.stream:
         return await _streamed(service, request, inbound)
@@ -54,15 +55,15 @@ async def post_agent(service: Service, request: Request) -> ASGIApp:
     return _response(run, request, {"Preference-Applied": f"wait={wait[1]}"} if wait else {})
 
 
-def read_delivery(asked: AgentRequest, secret: str) -> Delivery | None:
+def read_delivery(asked: AgentRequest, settings: Settings) -> Delivery | None:
     """Where the end of the run is sent; raises InputError where it can't be."""
     if asked.callback is None:
         return None
-    if not secret:
+    if not settings.callback_secret:
         raise InputError(
             "this service sends no callbacks: SAMPAN_CALLBACK_SECRET is not set", field="$.callback"
         )
-    check_address(asked.callback)
+    check_address(asked.callback, local=settings.local_callbacks)
     return Delivery(CALLBACK, asked.callback)
 
 

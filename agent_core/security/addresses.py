@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
-from urllib.parse import urlsplit
+from agent_core.errors import ForbiddenAddressError, InputError
+from agent_core.wire.reach import Reach
 
-from agent_core.errors import InputError
+CALLBACKS = Reach(ports=None, schemes=("https",))
+"""Where callbacks go: https, into the public internet."""
+
+LOCAL_CALLBACKS = Reach(ports=None, schemes=("https",), loopback=True)
+"""The same for a service in development, whose callbacks may come to its own machine, by http."""
 
 
-def check_address(address: str) -> None:
-    """Raise InputError where callbacks don't go to this address."""
+def check_address(address: str, *, local: bool = True) -> None:
+    """Raise InputError where callbacks don't go to this address. `local` allows http to this machine itself.
+
+    What the name leads to is checked when it is called, by `OutsideWire`: it may be another address by then.
+    """
     try:
-        parts = urlsplit(address)
-        parts.port  # noqa: B018  # reading it is what checks it
-    except ValueError as error:
-        raise InputError(f"a callback goes to a URL: {error}", field="$.callback") from None
-    host = parts.hostname or ""
-    try:
-        number = ipaddress.ip_address(host)
-    except ValueError:
-        number = None
-    local = host == "localhost" or (number is not None and number.is_loopback)
-    if parts.scheme == "http" and local:
-        return
-    if parts.scheme != "https" or not host or parts.username or parts.password:
-        raise InputError("a callback goes to an https address without a password in it", field="$.callback")
-    if local or (number is not None and not number.is_global):
-        raise InputError("a callback does not go into a private network", field="$.callback")
+        (LOCAL_CALLBACKS if local else CALLBACKS).place(address)
+    except ForbiddenAddressError as error:
+        raise InputError(f"a callback can't go there: {error.detail}", field="$.callback") from None

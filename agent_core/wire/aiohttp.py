@@ -72,6 +72,11 @@ class AiohttpWire:
         if isinstance(body, AsyncGenerator):
             headers["content-length"] = str(len(request.body))
         waits = Waits(request.timeouts, url.raw_host or "", loop.time())
+        server = None
+        if request.address:
+            # aiohttp's pools go by address and by the name that the certificate must show.
+            headers["host"], server = url.host_port_subcomponent or "", waits.host
+            url = url.with_host(request.address)
         call = _Call(waits, asyncio.timeout_at(waits.connecting(loop.time())))
         _call.set(call)
         try:
@@ -82,6 +87,7 @@ class AiohttpWire:
                     data=body,
                     headers=headers,
                     ssl=shared_context() if url.scheme == "https" else True,
+                    server_hostname=server if url.scheme == "https" else None,
                     allow_redirects=False,
                 )
         except TimeoutError as error:

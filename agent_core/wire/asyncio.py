@@ -71,6 +71,8 @@ class AsyncioWire:
 
     async def _connect(self, request: Request) -> tuple[_Pool, Origin, Connection, Waits]:
         origin, _ = _target(request.url)
+        if request.address:
+            origin = origin._replace(address=request.address)
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop) or await self._make_pool(loop)
         waits = Waits(request.timeouts, origin.host, loop.time())
@@ -103,12 +105,16 @@ class AsyncioWire:
 
 
 class Origin(NamedTuple):
-    """Where a connection leads to; `named` is how a request's Host header says it."""
+    """Where a connection leads to; `named` is how a request's Host header says it, `address` is set where it is pinned.
+
+    Pools go by all of it: a connection to a checked address serves no request that was pinned to another one.
+    """
 
     secure: bool
     host: str
     port: int
     named: str
+    address: str = ""
 
 
 class _Pool:
@@ -162,7 +168,7 @@ class _Pool:
             async with asyncio.timeout_at(waits.connecting(self._loop.time())):
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(self._loop),
-                    origin.host,
+                    origin.address or origin.host,
                     origin.port,
                     ssl=context,
                     server_hostname=origin.host if context else None,

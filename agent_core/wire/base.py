@@ -22,13 +22,18 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """An HTTP request; header names in lower case."""
+    """An HTTP request; header names in lower case.
+
+    `address` is the IP address to connect to, where the caller looked the URL's host up itself and checked it: no
+    name is looked up again. The Host header, and the name that a certificate must show, stay the URL's.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = {}
     body: bytes = b""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    address: str = ""
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

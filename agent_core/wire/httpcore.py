@@ -13,7 +13,7 @@ import httpcore
 
 from agent_core.errors import ConfigError, ConnectError, CutError, OversizeError, ProtocolError
 from agent_core.wire.base import Request, Response, StreamedResponse
-from agent_core.wire.sockets import AsyncioBackend
+from agent_core.wire.sockets import PINNED, AsyncioBackend
 from agent_core.wire.tls import shared_context
 from agent_core.wire.waits import Waits
 
@@ -74,14 +74,25 @@ class HttpcoreWire:
         url, host = _target(request.url)
         loop = asyncio.get_running_loop()
         pools = self._pools.get(loop) or await self._make_pools(loop)
-        waits = Waits(request.timeouts, url.host.decode(), loop.time())
+        name = url.host.decode()
+        waits = Waits(request.timeouts, name, loop.time())
+        if request.address:
+            url = httpcore.URL(
+                scheme=url.scheme, host=f"{name}{PINNED}{request.address}", port=url.port, target=url.target
+            )
         outgoing = httpcore.Request(
             request.method,
             url,
             headers=_encode(request, host),
             content=request.body or None,
             extensions={
-                "timeout": {"connect": waits, "read": waits, "write": waits, "pool": request.timeouts.connect}
+                "timeout": {
+                    "connect": waits,
+                    "read": waits,
+                    "write": waits,
+                    "pool": request.timeouts.connect,
+                },
+                "sni_hostname": name,
             },
         )
         try:

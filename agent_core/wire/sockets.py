@@ -18,6 +18,8 @@ from agent_core.wire.waits import Waits
 
 _HIGH_WATER = 256 * 1024
 _START = b"HTTP/1."
+PINNED = "|"
+"""Between a host and the address it is pinned to. httpcore's pools go by host: so they go by the address, too."""
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
@@ -34,9 +36,10 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         """A plain connection. `timeout` is the request's Waits. Raises ConnectError, StalledError."""
         loop = asyncio.get_running_loop()
         waits: Waits = timeout
+        name, _, address = host.partition(PINNED)
         try:
             async with asyncio.timeout_at(waits.connecting(loop.time())):
-                _, stream = await loop.create_connection(lambda: SocketStream(loop), host, port)
+                _, stream = await loop.create_connection(lambda: SocketStream(loop), address or name, port)
         except TimeoutError as error:
             raise _timed_out(loop, waits, error) from None
         except OSError as error:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent_core.errors import (
     ConfigError,
@@ -390,6 +391,50 @@ class TestTls:
             with pytest.raises(ConnectError, match=r"(?i)certificate"):
                 await wire.send(post(url.replace("localhost", "127.0.0.1"), timeouts=Timeouts()))
             await wire.close()
+
+
+class TestPinning:
+    """A request with an `address` goes there, whatever its host's name would lead to."""
+
+    @ways
+    async def test_it_goes_to_the_address_and_names_the_host(
+        self, wire: Wire, server: RawServer, way: Callable[..., object]
+    ) -> None:
+        server.on("/a?b", answer(b"pinned"))
+        port = server.url.rpartition(":")[2]
+        request = replace(post(f"http://nowhere.invalid:{port}/a?b"), address="127.0.0.1")
+        assert await way(wire, request) == b"pinned"
+        head = server.heads[0].decode().lower()
+        assert head.startswith("post /a?b http/1.1\r\n")
+        assert f"\r\nhost: nowhere.invalid:{port}\r\n" in head
+
+    async def test_the_certificate_must_be_the_hosts_not_the_addresss(self, wire: Wire) -> None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(CERTIFICATE)
+        asked: list[str | None] = []
+        tls.sni_callback = lambda _, name, __: asked.append(name)
+        async with RawServer().running(tls) as server:
+            shared_context().load_verify_locations(CERTIFICATE)
+            pinned = replace(post(server.on("/", answer(b"yes")), timeouts=Timeouts()), address="127.0.0.1")
+            assert (await wire.send(pinned)).body == b"yes"
+            assert asked == ["localhost"]
+            # The same address under another name: neither that connection nor that certificate serves.
+            other = replace(pinned, url=pinned.url.replace("localhost", "other.invalid"))
+            with pytest.raises(ConnectError, match=r"(?i)certificate"):
+                await wire.send(other)
+            assert set(asked) == {"localhost", "other.invalid"}
+            await wire.close()
+
+    async def test_a_connection_to_one_address_serves_none_that_is_pinned_to_another(
+        self, wire: Wire, server: RawServer
+    ) -> None:
+        url = server.on("/", answer(b"one")).replace("127.0.0.1", "nowhere.invalid")
+        for _ in range(2):
+            assert (await wire.send(replace(post(url), address="127.0.0.1"))).body == b"one"
+        assert server.connections == 1
+        with pytest.raises(ConnectError):  # nobody listens there
+            await wire.send(replace(post(url), address="127.0.0.2"))
+        assert len(server.heads) == 2
 
 
 def trusted() -> bool:

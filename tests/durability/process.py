@@ -35,6 +35,9 @@ ME = Principal()
 PAST = 1.0
 """A deadline that is always over."""
 
+PATIENCE = 5.0
+"""Seconds that a sender waits for a run that was handed over: whether its wake-up was lost, it can't know."""
+
 
 @dataclass(frozen=True)
 class At:
@@ -111,6 +114,10 @@ async def work(
             await asyncio.gather(*(deliver(world, scenario, app, key) for key in scenario.says))
         await app.engine.sweep()
         await app.engine.drain()
+    except StuckError:
+        for task in app.engine._tasks:
+            task.cancel()  # it waits for what nobody does: as a process that is stopped
+        raise
     finally:
         await app.close()
 
@@ -154,7 +161,12 @@ async def work_on_queue(world: World, app: App) -> None:
 
 async def deliver(world: World, scenario: Scenario, app: App, key: str) -> None:
     """Send a message as its sender does, see its run through, and note what the sender was told."""
-    run = await insist(app, scenario.inbound(key), PAST if scenario.one_step else 0.0)
+    stop_at = PAST if scenario.one_step else 0.0
+    try:
+        async with asyncio.timeout(PATIENCE if scenario.one_step else None):
+            run = await insist(app, scenario.inbound(key), stop_at)
+    except TimeoutError:
+        raise StuckError(f"nobody goes on with {key}") from None
     while not run.done:
         run = await settle(world, app, run)
     world.log("told", key=key, run=run.id, status=run.status, text=run.reply.text if run.reply else "")

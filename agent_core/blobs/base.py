@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Protocol
+from urllib.parse import quote
 
 import msgspec
 
 from agent_core.errors import InputError, NotFoundError
+from agent_core.messages import Principal
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -28,6 +30,11 @@ class Blob(msgspec.Struct, frozen=True):
 def reference(session: str, data: bytes) -> str:
     """`<session>/<sha256 of the bytes>`: the same bytes in the same session have the same reference."""
     return f"{session}/{hashlib.sha256(data).hexdigest()}"
+
+
+def room(principal: Principal, session_id: str) -> str:
+    """The name under which a user's session keeps its bytes: others may have a session of the same id."""
+    return f"{quote(principal.user, safe='')}/{session_id}"
 
 
 def split_reference(ref: str) -> tuple[str, str]:

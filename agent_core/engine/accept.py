@@ -52,9 +52,9 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
 
     `work` False leaves the work to others. Raises KeyReusedError, RunningError, SessionBusyError, StoreError.
     """
-    tenant, session_id = run.principal.tenant, run.session_id
+    session_id = run.session_id
     dated = [msgspec.structs.replace(m, created_at=m.created_at or run.created_at) for m in inbound.messages]
-    messages = [await window.spill(message, kit.blobs, tenant, session_id) for message in dated]
+    messages = [await window.spill(message, kit.blobs, run.principal, session_id) for message in dated]
     inbound = msgspec.structs.replace(inbound, messages=tuple(messages))
     new: tuple[Condition, ...] = (Absent(),)
     lease = lease_of(kit, run.principal, session_id)

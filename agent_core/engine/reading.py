@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent_core.blobs.base import room
 from agent_core.clock import Clock
 from agent_core.costs.ledger import Ledger
 from agent_core.engine import keys
@@ -54,6 +55,8 @@ async def recent_runs(
     at = clock.now()
     if before:
         last, _ = await read_run(store, principal.tenant, before)
+        if last.principal.user != principal.user:
+            raise NotFoundError(f"there is no run {before}")
         at, after = last.created_at, keys.ledger(principal.tenant, last.created_at, before).sort
     found: list[Run] = []
     for back in range(days):
@@ -100,7 +103,7 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
         doomed = await _keys_of(kit.store, keys.run(principal.tenant, run_id)) + doomed
     if head.listed:
         doomed.append(Key(keys.sessions(principal), head.listed))
-    await kit.blobs.erase(principal.tenant, session_id)
+    await kit.blobs.erase(principal.tenant, room(principal, session_id))
     try:
         for start in range(0, len(doomed), MAX_WRITES - 1):
             point("before erasure")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent_core.blobs.base import Blobs
-from agent_core.messages import INLINE_LIMIT, Message, Part, Text
+from agent_core.blobs.base import Blobs, room
+from agent_core.messages import INLINE_LIMIT, Message, Part, Principal, Text
 
 RECORD_BUDGET = 256 * 1024
 """Bytes of one message's record; its largest parts are moved to blobs until it fits (DynamoDB takes 400 KB)."""
@@ -49,24 +49,26 @@ def window(history: Sequence[Message], budget: int) -> tuple[Message, ...]:
     return tuple(reversed(kept))
 
 
-async def spill(message: Message, blobs: Blobs, tenant: str, session: str) -> Message:
+async def spill(message: Message, blobs: Blobs, principal: Principal, session_id: str) -> Message:
     """The message with its large parts moved to the blob store, so that its record stays small."""
     sizes = [len(part.text.encode()) if isinstance(part, Text) else len(part.data) for part in message.parts]
     if sum(sizes) <= INLINE_LIMIT:
         return message
-    room = RECORD_BUDGET - sum(sizes)
+    left = RECORD_BUDGET - sum(sizes)
     parts: list[Part] = list(message.parts)
     for index in sorted(range(len(parts)), key=lambda place: -sizes[place]):
-        if sizes[index] <= INLINE_LIMIT and room >= 0:
+        if sizes[index] <= INLINE_LIMIT and left >= 0:
             break
         part = parts[index]
         if isinstance(part, Text):
-            ref = await blobs.put(tenant, session, part.text.encode(), "text/plain; charset=utf-8")
+            ref = await blobs.put(
+                principal.tenant, room(principal, session_id), part.text.encode(), "text/plain; charset=utf-8"
+            )
             parts[index] = msgspec.structs.replace(part, text=part.text[:1000], ref=ref)
         elif not part.ref:
-            ref = await blobs.put(tenant, session, part.data, part.media_type)
+            ref = await blobs.put(principal.tenant, room(principal, session_id), part.data, part.media_type)
             parts[index] = msgspec.structs.replace(part, data=b"", ref=ref)
-        room += sizes[index]
+        left += sizes[index]
     return msgspec.structs.replace(message, parts=tuple(parts))
 
 

@@ -206,9 +206,7 @@ class Worker:
                     continue
                 parts = tuple([await fetch(part) for part in message.parts])
                 fetched = msgspec.structs.replace(message, parts=parts)
-                found[place] = await window.spill(
-                    fetched, self._kit.blobs, self._principal.tenant, self._session_id
-                )
+                found[place] = await window.spill(fetched, self._kit.blobs, self._principal, self._session_id)
         return found
 
     def _tell(self, run: Run) -> None:
@@ -261,9 +259,9 @@ class Worker:
             if run.cancelling:
                 raise CancelledError("the run was cancelled")
             finish = await perform(attempt)
-            tenant = self._principal.tenant
             messages = [
-                await window.spill(m, self._kit.blobs, tenant, self._session_id) for m in attempt.messages
+                await window.spill(m, self._kit.blobs, self._principal, self._session_id)
+                for m in attempt.messages
             ]
         except (StoreError, Parked, HandOver):
             raise  # nothing was decided: the message stays in the inbox

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from agent_core import user_code
-from agent_core.blobs.base import Blobs
+from agent_core.blobs.base import Blobs, room
 from agent_core.clock import Clock
 from agent_core.errors import AgentError, ConfigError, ToolError
 from agent_core.messages import Effects, ToolCall, ToolResult, ToolSpec, Turn
@@ -156,7 +156,9 @@ class Toolbox:
         if not kind:
             data, kind = text.encode(), TEXT
         try:
-            ref = await self._blobs.put(turn.principal.tenant, turn.session_id, data, kind)
+            ref = await self._blobs.put(
+                turn.principal.tenant, room(turn.principal, turn.session_id), data, kind
+            )
             place = f"all of it is kept as blob {ref}"
         except (AgentError, OSError) as error:
             # The tool did its work: the model must not take it for failed because a copy of its result is lost.

@@ -72,7 +72,7 @@ def counts(n: int) -> int:
         (hangs, "{}", "The tool hangs did not finish in time"),
         (hangs_later, "{}", "The tool hangs_later did not finish in time"),
         (long, "{}", "xxx"),
-        (raw, "{}", "[108 bytes of image/png, all of it is kept as blob s/"),
+        (raw, "{}", "[108 bytes of image/png, all of it is kept as blob local/s/"),
         (leaves, "{}", "The tool leaves failed: it raised SystemExit."),
         (counts, '{"n": "many"}', "The tool counts was not run: its arguments don't fit."),
         (counts, "{", "The tool counts was not run: its arguments don't fit."),

@@ -243,6 +243,20 @@ async def test_counters_are_exact_beyond_32_and_53_bits(store: Store) -> None:
     assert await store.add(KEY, {"nano": 1}) == {"nano": 2**61 + 2}
 
 
+async def test_add_does_nothing_unless_its_conditions_hold(store: Store) -> None:
+    with pytest.raises(ConditionError) as raised:
+        await store.add(KEY, {"n": 1}, when=(Above("n", 0),))
+    assert raised.value.current is None
+    assert await store.get(KEY) is None
+    assert await store.add(KEY, {"n": 1}, when=(AtMost("n", 5),)) == {"n": 1}
+    assert await store.add(KEY, {"n": 5}, when=(Above("n", 0), AtMost("n", 1))) == {"n": 6}
+    for when in ((AtMost("n", 5),), (Above("n", 6),), (Absent(),), (Above("n", 0), AtMost("n", 5))):
+        with pytest.raises(ConditionError) as raised:
+            await store.add(KEY, {"n": 1}, when=when)
+        assert raised.value.current == {"n": 6}
+    assert await store.add(KEY, {"n": 0}) == {"n": 6}
+
+
 async def test_an_int_may_be_added_to_a_float(store: Store) -> None:
     await store.write(Put(KEY, {"n": 0.5}))
     assert await store.add(KEY, {"n": 2}) == {"n": 2.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from typing import Any
@@ -9,9 +10,8 @@ from typing import Any
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
-from agent_core import Agent, Settings, build_app
+from agent_core import Agent, App, Principal, Settings, build_app
 from agent_core.api import openapi
-from agent_core.api.asgi import build
 from agent_core.api.idempotency import PATTERN
 from agent_core.models.scripted import ScriptedModel
 
@@ -27,11 +27,15 @@ BOUNDS = settings(
 KEY = "Idempotency-Key"
 
 
-def app() -> Any:
-    """An app whose agent has enough to say. Nothing connects when it is made."""
+def made() -> App:
+    """An app whose agent has enough to say, and which asks for a key. Nothing connects when it is made."""
     agent = Agent(name="assistant", model=ScriptedModel(["Fine."] * 50_000))
-    built = build_app(Settings(store="memory"), agents=[agent])
-    return build(built.engine, built.settings, clock=built.clock, batches=lambda: built.batches)
+    return build_app(Settings(store="memory", auth="on"), agents=[agent])
+
+
+def key_of(app: App) -> str:
+    """A key that may do everything."""
+    return asyncio.run(app.door.keys.create(principal=Principal(scopes=("admin",))))[1]
 
 
 @schemathesis.serializer("application/jsonl", "application/x-ndjson")
@@ -41,7 +45,9 @@ def lines(context: Any, value: Any) -> bytes:
 
 
 schema = schemathesis.openapi.from_dict(openapi.document())
-schema.app = app()
+service = made()
+schema.app = service.asgi()
+SHOWN = {"Authorization": f"Bearer {key_of(service)}"}
 fresh = itertools.count()
 
 
@@ -59,9 +65,11 @@ def make_sense(case: schemathesis.Case) -> None:
 @schema.parametrize()
 @BOUNDS
 def test_every_answer_is_one_that_the_document_allows(case: schemathesis.Case) -> None:
-    """All checks: no server error; statuses, types, headers, bodies as declared; wrong input refused, right taken."""
+    """All checks: no server error; statuses, types, headers, bodies as declared; wrong input refused, right taken;
+    nothing without a key.
+    """
     make_sense(case)
-    case.call_and_validate()
+    case.call_and_validate(headers=SHOWN)
 
 
 class Workflow(schema.as_state_machine()):
@@ -69,6 +77,9 @@ class Workflow(schema.as_state_machine()):
 
     def before_call(self, case: schemathesis.Case) -> None:
         make_sense(case)
+
+    def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+        return {"headers": SHOWN}
 
 
 TestWorkflow = Workflow.TestCase

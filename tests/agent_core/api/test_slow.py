@@ -11,7 +11,7 @@ import pytest
 
 House = Callable[..., Any]
 
-HEAD = "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: 100\r\nConnection: close\r\n\r\n"
+HEAD = "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: 99\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize(

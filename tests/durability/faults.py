@@ -1,6 +1,6 @@
 """Has something go wrong at every boundary, for a while: the clock jumps, the disk is full, the file is locked.
 
-    python -m tests.durability.faults [--scenario NAME] [--fault NAME]
+    python -m tests.durability.faults [--scenario NAME] [--fault NAME] [--at "before wake #1"]
 
 What comes of it must be declared errors; once it is over, all is answered as if it had not been.
 """
@@ -123,9 +123,13 @@ def trouble(
         return bool(world.read("declared")), found
 
 
-def prove(scenario: Scenario, name: str) -> Told:
-    """The line of the table for a scenario and a fault."""
+def prove(scenario: Scenario, name: str, only: str = "") -> Told:
+    """The line of the table for a scenario and a fault, at every boundary or at this one."""
     normal, passed = normal_life(scenario)
+    if only:
+        passed = [at for at in passed if str(at) == only]
+        if not passed:
+            raise SystemExit(f"{scenario.name} does not pass {only!r}")
     row = Told(scenario.name, points=len({at.point for at in passed}), fault=name)
     for at in passed:
         declared, found = trouble(scenario, normal, at, FAULTS[name])
@@ -157,9 +161,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--scenario", choices=NAMES, action="append")
     parser.add_argument("--fault", choices=FAULTS, action="append")
+    parser.add_argument("--at", default="", help="one boundary, not all of them")
     options = parser.parse_args()
     rows = [
-        prove(SCENARIOS[name], fault)
+        prove(SCENARIOS[name], fault, options.at)
         for fault in options.fault or FAULTS
         for name in options.scenario or NAMES
     ]

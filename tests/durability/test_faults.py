@@ -23,6 +23,11 @@ def test_a_fault_at_any_boundary_is_declared_and_loses_nothing(fault: str) -> No
     print(prove("faults", "--fault", fault, *(f"--scenario={name}" for name in scenarios)))
 
 
+def test_a_run_that_nobody_could_be_woken_for_is_left_to_the_sweeper() -> None:
+    """Handed over while the file is locked: the platform stops the one who waits. `make soak` has every boundary."""
+    print(prove("faults", "--scenario=continuation", "--fault=file locked", "--at=before wake #1"))
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("scenario", WITH_ONE_WORKER)
 def test_a_worker_that_slept_through_its_lease_writes_nothing(scenario: str) -> None:

@@ -35,6 +35,8 @@ from agent_core.queues.base import Queue
 from agent_core.schedules.records import KIND as SCHEDULE
 from agent_core.schedules.service import Schedules, Times
 from agent_core.security.door import Door
+from agent_core.security.seal import Seal
+from agent_core.security.totp import Factors
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store
@@ -234,6 +236,7 @@ def build_app(
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire, store),
+        factors=Factors(store, Seal(settings.seal_keys), clock),
     )
     queue = make_queue(settings, clock)
     engine = Engine(kit, default_agent=default, wake=Waker(queue) if queue else None)

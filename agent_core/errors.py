@@ -9,12 +9,13 @@ AgentError
 |   |   `-- HeadersTooLargeError  the headers are
 |   |-- MediaTypeError     a content type that is not taken here
 |   `-- KeyReusedError     the idempotency key was used before with another body
+|-- SignatureError         a webhook that its service did not sign, or not now
+|   `-- HandshakeError     somebody set up a webhook with the wrong token
 |-- UnknownCallerError     no key or token that is good now; says how to get one
+|-- StepUpError            a second factor is needed, or was not right
 |-- ScopeError             the caller is known, but may not do this; names the scope
 |-- QuotaError             too many requests, or too many at once; says when to come back
 |-- SlowRequestError       the request did not come to its end in time
-|-- SignatureError         a webhook that its service did not sign, or not now
-|   `-- HandshakeError     somebody set up a webhook with the wrong token
 |-- NotFoundError          no such run, session, agent or blob for this caller
 |-- MethodError            the path exists, the method does not
 |-- ForbiddenAddressError  a URL leads where this service does not go on anybody's word
@@ -152,6 +153,25 @@ class UnknownCallerError(AgentError):
     def __init__(self, detail: str, *, given: bool = False) -> None:
         super().__init__(detail)
         self.given = given
+
+
+class StepUpError(AgentError):
+    """The caller must show a second factor, freshly. https://www.rfc-editor.org/rfc/rfc9470
+
+    `asked` is what it would be for, where that is known: run, tool, hash of the arguments, until when.
+    """
+
+    status, slug, title = 401, "step-up", "A second factor is needed"
+
+    def __init__(
+        self, detail: str, *, retry_after: float | None = None, asked: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.asked = asked or {}
+
+    def extras(self) -> dict[str, Any]:
+        """What the factor is asked for."""
+        return {"asked": self.asked} if self.asked else {}
 
 
 class ScopeError(AgentError):

@@ -35,7 +35,7 @@ CHANNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 LISTS = ("plugins", "origins", "openid_algorithms", "openid_scopes")
 SECRET = (
     *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
-    *("api_key", "openid_client_secret"),
+    *("api_key", "openid_client_secret", "seal_keys"),
     *("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token"),
 )
 
@@ -232,6 +232,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     openid_scopes: tuple[str, ...] = ("agents:run", "runs:read", "runs:decide")
     """What who logs in to the console by the issuer may do (comma-separated)."""
+
+    seal_keys: str = ""
+    """Keys that seal secrets in the store, such as seeds of second factors: base64 of 32 bytes, newest first."""
 
     key_rate: str = ""
     """Requests of one key, unless it has a rate of its own: `60/minute`, `5/second`, `100/30` (seconds)."""

@@ -15,11 +15,18 @@ from starlette.responses import Response
 
 from agent_core.api.views import Problem
 from agent_core.engine.runs import Failure, Run
-from agent_core.errors import AgentError, CancelledError, RunningError, ScopeError, UnknownCallerError
+from agent_core.errors import (
+    AgentError,
+    CancelledError,
+    RunningError,
+    ScopeError,
+    StepUpError,
+    UnknownCallerError,
+)
 
 URN = "urn:sampan:problem:"
 PROBLEM_JSON = "application/problem+json"
-EXTRAS = ("field", "run_id", "limit", "plugin", "scope", "violated_policies")
+EXTRAS = ("field", "run_id", "limit", "plugin", "scope", "violated_policies", "asked")
 OPENAI_PATHS = "/v1/"
 """Paths under which errors have OpenAI's shape, so that its clients understand them."""
 
@@ -44,6 +51,10 @@ def headers_of(error: AgentError) -> dict[str, str]:
     if isinstance(error, UnknownCallerError):
         invalid = ', error="invalid_token"' if error.given else ""
         return {"WWW-Authenticate": f'Bearer realm="sampan"{invalid}'}
+    if isinstance(error, StepUpError):
+        # RFC 9470 section 3
+        words = f'Bearer realm="sampan", error="insufficient_user_authentication", error_description="{error.title}"'
+        return {"WWW-Authenticate": f'{words}, acr_values="mfa", max_age="300"'}
     if isinstance(error, ScopeError):
         words = f'Bearer realm="sampan", error="insufficient_scope", scope="{error.scope}"'
         return {"WWW-Authenticate": words}

@@ -92,7 +92,9 @@ async def run_events(service: Service, request: Request) -> ASGIApp:
 async def approve_run(service: Service, request: Request) -> ASGIApp:
     """Let a run make the tool call that it asks about."""
     asked = decode(await read_json(request, service.settings), Decision)
-    run = await service.engine.approve(principal(request), request.path_params["run_id"], asked.hash)
+    run = await service.engine.approve(
+        principal(request), request.path_params["run_id"], asked.hash, code=asked.code
+    )
     return _taken(run)
 
 

@@ -151,6 +151,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """An answer to a question of a run; `hash` is the question's, so that it counts for those arguments alone."""
 
     hash: Annotated[str, Meta(min_length=1, max_length=128)]
+    code: Annotated[
+        str, Meta(max_length=32, description="Six digits of your authenticator app, where it is needed.")
+    ] = ""
 
 
 class RunsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

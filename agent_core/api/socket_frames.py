@@ -67,10 +67,11 @@ class Cancel(Action, frozen=True, kw_only=True):
 
 
 class Approve(Action, frozen=True, kw_only=True):
-    """Let a run make the tool call that it asks about."""
+    """Let a run make the tool call that it asks about; `code` where that needs a second factor."""
 
     run_id: RunId
     hash: Annotated[str, Meta(min_length=1, max_length=128)]
+    code: Annotated[str, Meta(max_length=32)] = ""
 
 
 class Deny(Action, frozen=True, kw_only=True):

@@ -136,7 +136,9 @@ class Talk:
             case Cancel():
                 await self._taken(await self._engine.cancel(self._principal, action.run_id), action.ref)
             case Approve():
-                run = await self._engine.approve(self._principal, action.run_id, action.hash)
+                run = await self._engine.approve(
+                    self._principal, action.run_id, action.hash, code=action.code
+                )
                 await self._taken(run, action.ref)
             case Deny():
                 run = await self._engine.deny(self._principal, action.run_id, action.hash)

@@ -42,6 +42,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     violated_policies: Annotated[list[str], Meta(description="Whose limit of requests was reached.")] = (
         msgspec.field(default_factory=list, name="violated-policies")
     )
+    asked: Annotated[dict[str, Any], Meta(description="What a second factor is asked for.")] = {}
     retryable: Annotated[bool, Meta(description="Whether the same request may succeed later.")] = False
 
 
@@ -82,6 +83,7 @@ class QuestionView(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["asked", "approved", "denied"]
     asked_at: Instant
     expires_at: Instant
+    stepup: Annotated[bool, Meta(description="Whether a yes needs a second factor.")] = False
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +206,7 @@ def question_view(question: Question) -> QuestionView:
         status=question.status,
         asked_at=instant(question.asked_at),
         expires_at=instant(question.expires_at),
+        stepup=question.stepup,
     )
 
 

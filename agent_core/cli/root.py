@@ -16,6 +16,7 @@ from agent_core.cli import (
     dead,
     doctor,
     keys,
+    mfa,
     new,
     replay,
     run,
@@ -47,6 +48,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(dead.app, name="dead")
 app.add_typer(keys.app, name="keys")
+app.add_typer(mfa.app, name="mfa")
 app.add_typer(channels.app, name="channels")
 
 

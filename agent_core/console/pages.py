@@ -219,10 +219,15 @@ class Console:
     def decide(self, run_id: str) -> Page:
         """A person's yes or no to what a run asks; then the conversation, where the run goes on."""
         decision = request.form.get("decision", "")
-        verbs = {"approve": self._engine.approve, "deny": self._engine.deny}
-        if decision not in verbs:
+        if decision not in ("approve", "deny"):
             abort(400)
-        run = self._bridge.run(verbs[decision](_principal(), run_id, request.form.get("hash", "")))
+        who, digest = _principal(), request.form.get("hash", "")
+        answer = (
+            self._engine.approve(who, run_id, digest, code=request.form.get("code", "")[:32])
+            if decision == "approve"
+            else self._engine.deny(who, run_id, digest)
+        )
+        run = self._bridge.run(answer)
         page = url_for("pages.chat", session_id=run.session_id, run=run.id, _anchor="latest")
         return redirect(page, 303)
 

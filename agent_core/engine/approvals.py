@@ -10,18 +10,21 @@ from agent_core.engine import keys
 from agent_core.engine.due import moved
 from agent_core.engine.kit import Kit
 from agent_core.engine.points import point
-from agent_core.engine.runs import Pending, Run
-from agent_core.errors import ConditionError, ConflictError, NotFoundError
+from agent_core.engine.runs import Pending, Question, Run
+from agent_core.errors import ConditionError, ConfigError, ConflictError, NotFoundError, StepUpError
 from agent_core.messages import Principal, from_record
 from agent_core.store.base import Equals, Key, Update, Version, Write
 
 Decision = Literal["approved", "denied"]
 
 
-async def decide(kit: Kit, by: Principal, run_id: str, digest: str, decision: Decision) -> Run:
+async def decide(
+    kit: Kit, by: Principal, run_id: str, digest: str, decision: Decision, code: str = ""
+) -> Run:
     """Store the answer to the question with this hash and return the run.
 
-    Raises NotFoundError where the run asks no such question, ConflictError where it was answered before or expired.
+    A yes to a tool with `stepup` needs a `code` of the person's second factor. Raises NotFoundError where the run asks
+    no such question, ConflictError where it was answered before or expired, StepUpError.
     """
     key = Key(keys.run(by.tenant, run_id), keys.RUN)
     record = await kit.store.get(key)
@@ -36,6 +39,8 @@ async def decide(kit: Kit, by: Principal, run_id: str, digest: str, decision: De
     now = kit.clock.now()
     if not question.open_at(now) or run.done:
         raise ConflictError("the question has expired; nothing was done")
+    if question.stepup and decision == "approved":
+        await _step_up(kit, by, run, question, code)
     answered = msgspec.structs.replace(question, status=decision, answered_by=by.user, answered_at=now)
     questions = tuple(answered if asked is question else asked for asked in run.questions)
     after = msgspec.structs.replace(run, questions=questions)
@@ -50,6 +55,29 @@ async def decide(kit: Kit, by: Principal, run_id: str, digest: str, decision: De
         raise ConflictError("somebody else answered in the same moment; read the run again") from error
     point("after answer")
     return after
+
+
+async def _step_up(kit: Kit, by: Principal, run: Run, question: Question, code: str) -> None:
+    """Have the person show who they are; raises StepUpError with what they would agree to."""
+    asked = {
+        "run_id": run.id,
+        "tool": question.tool,
+        "arguments": question.arguments,
+        "hash": question.hash,
+        "expires_at": question.expires_at,
+    }
+    if not code:
+        raise StepUpError(
+            f"the tool {question.tool} needs a second factor: send `code`, six digits of your authenticator app "
+            "(`sampan mfa add` sets one up)",
+            asked=asked,
+        )
+    if kit.factors is None:
+        raise ConfigError("second factors are not set up here")
+    try:
+        await kit.factors.prove(by, code)
+    except StepUpError as error:
+        raise StepUpError(error.detail, retry_after=error.retry_after, asked=asked) from None
 
 
 async def cancel(kit: Kit, run: Run) -> bool:

@@ -159,6 +159,7 @@ def _decided(
         asked_at=now,
         expires_at=now + attempt.bound.approval_seconds,
         reason=reason,
+        stepup=(tool := attempt.bound.toolbox.get(plan.call.name)) is not None and tool.stepup,
     )
     return replace(plan, question=question)
 

@@ -372,17 +372,19 @@ class Engine:
 
     # A person's part
 
-    async def approve(self, principal: Principal, run_id: str, digest: str) -> Run:
-        """Say yes to the question with this hash; the run goes on. See `approvals.answer` for what it raises."""
-        return await self._decide(principal, run_id, digest, "approved")
+    async def approve(self, principal: Principal, run_id: str, digest: str, *, code: str = "") -> Run:
+        """Say yes to the question with this hash; the run goes on. See `approvals.decide` for what it raises."""
+        return await self._decide(principal, run_id, digest, "approved", code)
 
     async def deny(self, principal: Principal, run_id: str, digest: str) -> Run:
         """Say no to the question with this hash; the run goes on and the model is told."""
         return await self._decide(principal, run_id, digest, "denied")
 
-    async def _decide(self, principal: Principal, run_id: str, digest: str, status: Decision) -> Run:
+    async def _decide(
+        self, principal: Principal, run_id: str, digest: str, status: Decision, code: str = ""
+    ) -> Run:
         self._own(principal, await self.run(principal, run_id))
-        run = await decide(self._kit, principal, run_id, digest, status)
+        run = await decide(self._kit, principal, run_id, digest, status, code)
         if not run.asks_at(self._clock.now()):
             await self._wake_soon(run)
         return run

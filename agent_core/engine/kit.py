@@ -12,7 +12,7 @@ from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.runs import Delivery, Due, Run
-from agent_core.messages import Part
+from agent_core.messages import Part, Principal
 from agent_core.store.base import Key, Store
 
 
@@ -21,6 +21,13 @@ class Deliverer(Protocol):
 
     async def deliver(self, run: Run, delivery: Delivery, push_id: str) -> None:
         """Push; raises an AgentError, retryable or not, where it did not arrive. `push_id` is stable over tries."""
+
+
+class Prover(Protocol):
+    """Tells whether somebody is who they are: by their second factor."""
+
+    async def prove(self, who: Principal, code: str) -> None:
+        """Raise StepUpError unless the code is right and was never used."""
 
 
 class Attendant(Protocol):
@@ -38,7 +45,7 @@ DueHandler = Callable[[Key, Due], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What every worker of an engine shares.
+    """What every worker of an engine shares. `factors` tell whether a person's second factor is right.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
@@ -58,4 +65,5 @@ class Kit:
     attendants: dict[str, Attendant] = field(default_factory=dict)
     due: dict[str, DueHandler] = field(default_factory=dict)
     fetch: list[Fetch] = field(default_factory=list)
+    factors: Prover | None = None
     feeds: dict[str, Feed] = field(default_factory=dict)

@@ -84,7 +84,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `arguments` are those the server will use, `hash` binds an answer to them and to this one asking; an answer counts
     once and until `expires_at`. `reason` is "approval" where the tool wants it, or "uncertain" where a crash left it
-    open whether the tool has run: approving has it run now, denying leaves it.
+    open whether the tool has run: approving has it run now, denying leaves it. `stepup`: a yes needs a second factor.
     """
 
     step: int
@@ -97,6 +97,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: Literal["asked", "approved", "denied"] = "asked"
     answered_by: str = ""
     answered_at: float = 0.0
+    stepup: bool = False
 
     def open_at(self, now: float) -> bool:
         """Whether it can still be answered."""

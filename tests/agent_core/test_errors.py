@@ -18,6 +18,8 @@ DETAILS: dict[type, dict[str, Any]] = {
     RunningError: {"run_id": "r"},
     LimitError: {"limit": "steps"},
     PluginError: {"plugin": "p"},
+    errors.QuotaError: {"policy": "key", "retry_after": 1.0},
+    errors.ScopeError: {"scope": "admin"},
     errors.StalledError: {"timeout": "total"},
     ConditionError: {"index": 0, "current": None},
 }

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from agent_core.blobs.base import Blob
+from agent_core.channels.calls import refused
 from agent_core.clock import Clock
 from agent_core.errors import ChannelRefusedError, ConfigError
 from agent_core.messages import Part
 from agent_core.security.webhook import Webhook
-from agent_core.wire.base import Response, Wire
+from agent_core.wire.base import Request, Response, Wire
 
 Scope = Literal["", "person", "thread", "group"]
 
@@ -130,6 +131,21 @@ class Channel:
                 f"each secret in {variable} needs {least} characters at least; several are parted by spaces"
             )
         return values
+
+    async def download(self, url: str, what: str, headers: Mapping[str, str] | None = None) -> Blob:
+        """The file at an address; raises a ChannelError or WireError.
+
+        Where the service sends us on, we go without `headers`: a token is for the service alone.
+        """
+        answer = await self.wire.send(Request(method="GET", url=url, headers=headers or {}))
+        if answer.status in (301, 302, 303, 307, 308):
+            there = answer.headers.get("location", "")
+            if not there.startswith("https://"):
+                raise ChannelRefusedError(f"{what} lies at no address that can be read")
+            answer = await self.wire.send(Request(method="GET", url=there))
+        if answer.status != 200:
+            raise refused(answer, self.clock.now(), what)
+        return Blob(answer.body, answer.headers.get("content-type", "").partition(";")[0])
 
     async def verify(self, hook: Webhook) -> bytes:
         """The bytes that the service vouches for; raises SignatureError. Called before anything is read."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
 
 from agent_core.channels.payload import read_json
 from agent_core.errors import AgentError, ChannelError, ChannelRefusedError, MalformedError
-from agent_core.wire.base import Response
+from agent_core.wire.base import Request, Response
 from agent_core.wire.retry import retry_after
 
 PASSING = frozenset({408, 409, 425, 429})
@@ -36,3 +42,34 @@ def json_of(answer: Response, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ChannelError(f"{what} answered {answer.status} with no JSON object")
     return value
+
+
+def json_request(
+    method: str, url: str, value: object, headers: Mapping[str, str] | None = None, *, token: str = ""
+) -> Request:
+    """A call with a JSON body, and a bearer token where there is one."""
+    all_headers = {"content-type": "application/json; charset=utf-8", **(headers or {})}
+    if token:
+        all_headers["authorization"] = f"Bearer {token}"
+    return Request(method=method, url=url, headers=all_headers, body=msgspec.json.encode(value))
+
+
+def lies_with(url: str, hosts: tuple[str, ...], api: str) -> bool:
+    """Whether an address that came in a webhook is one of the service's own, which alone get our token and answers.
+
+    A host that begins with a dot stands for those that end with it.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    if url.startswith(f"{api}/"):
+        return True
+    host = parts.netloc
+    ours = any(host == one or (one.startswith(".") and host.endswith(one)) for one in hosts)
+    return parts.scheme == "https" and ours
+
+
+def stable_uuid(letter_id: str) -> str:
+    """A letter's id in the form of a UUID, for services that know a call again by one."""
+    return str(UUID(bytes=hashlib.sha256(letter_id.encode()).digest()[:16], version=4))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 
 from agent_core.blobs.base import Blob
 from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, acknowledged, attachment
-from agent_core.channels.calls import read_answer, refused
+from agent_core.channels.calls import lies_with, read_answer, refused
 from agent_core.channels.markdown import Dialect, render
 from agent_core.channels.media import media_part
 from agent_core.channels.payload import dig, items_at, read_object, text_at
@@ -185,7 +185,7 @@ class Slack(Channel):
 
     async def _respond(self, url: str, text: str) -> str:
         """Answer a slash command where it was given, even where the bot is no member."""
-        if not self._is_slacks(url, ("hooks.slack.com",)):
+        if not lies_with(url, ("hooks.slack.com",), self.options.api):
             raise ChannelRefusedError("the response_url of the command is not Slack's")
         body = msgspec.json.encode({"response_type": "ephemeral", "text": text})
         headers = {"content-type": "application/json; charset=utf-8"}
@@ -193,14 +193,6 @@ class Slack(Channel):
         if answer.status != 200:
             raise refused(answer, self.clock.now(), "Slack's response_url")
         return "response"
-
-    def _is_slacks(self, url: str, hosts: tuple[str, ...]) -> bool:
-        """Whether an address that came in a webhook is one of Slack's own: our token, or answers, go nowhere else."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return False
-        return (parts.scheme == "https" and parts.netloc in hosts) or url.startswith(f"{self.options.api}/")
 
     async def find(self, letter: Letter) -> str:
         """The message that carries the letter's id, if it is among the latest of its conversation."""
@@ -240,16 +232,12 @@ class Slack(Channel):
 
     async def fetch(self, handle: str) -> Blob:
         """A file that was shared, by the bot's token."""
-        if not self._is_slacks(handle, FILES):
+        if not lies_with(handle, FILES, self.options.api):
             raise ChannelRefusedError("the file does not lie with Slack")
-        headers = {"authorization": f"Bearer {self.options.token}"}
-        answer = await self.wire.send(Request(method="GET", url=handle, headers=headers))
-        kind = answer.headers.get("content-type", "").partition(";")[0]
-        if answer.status != 200:
-            raise refused(answer, self.clock.now(), "Slack's file")
-        if kind == "text/html":  # what Slack gives to whom it does not know: its sign-in page
+        blob = await self.download(handle, "Slack's file", {"authorization": f"Bearer {self.options.token}"})
+        if blob.media_type == "text/html":  # what Slack gives to whom it does not know: its sign-in page
             raise ChannelRefusedError("Slack gives no file: the bot's token lacks files:read")
-        return Blob(answer.body, kind)
+        return blob
 
 
 def _readable(text: str) -> str:

@@ -16,6 +16,16 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？；])[”
 _WORD = re.compile(r"\s+")
 
 
+def utf16_units(text: str) -> int:
+    """How long services find a text that count as JavaScript does: a character beyond the BMP is two."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def utf8_bytes(text: str) -> int:
+    """How long services find a text that count its bytes."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
 def split(text: str, limit: int, measure: Measure = len) -> list[str]:
     """The Markdown in pieces that measure `limit` at most, none of them empty.
 

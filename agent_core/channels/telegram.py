@@ -19,6 +19,7 @@ from agent_core.channels.markdown import PLAIN, Dialect, render
 from agent_core.channels.media import media_part
 from agent_core.channels.payload import dig, items_at, read_object, text_at
 from agent_core.channels.schemes.hmacs import TokenScheme
+from agent_core.channels.split import utf16_units
 from agent_core.clock import Clock
 from agent_core.errors import ChannelRefusedError, ConfigError
 from agent_core.messages import Part, Text
@@ -152,7 +153,7 @@ class Telegram(Channel):
 
     def measure(self, text: str) -> int:
         """UTF-16 units of what is read, without the markup: so Telegram counts."""
-        return len(render(text, PLAIN).encode("utf-16-le", "surrogatepass")) // 2
+        return utf16_units(render(text, PLAIN))
 
     async def send(self, letter: Letter) -> str:
         """Send one message; to a group that has become a supergroup, there."""

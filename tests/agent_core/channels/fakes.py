@@ -57,6 +57,12 @@ def serving(service: Service) -> Iterator[str]:
         def do_GET(self) -> None:
             self._reply()
 
+        def do_PATCH(self) -> None:
+            self._reply()
+
+        def do_PUT(self) -> None:
+            self._reply()
+
         def _reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}

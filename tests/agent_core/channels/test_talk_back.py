@@ -1,0 +1,203 @@
+"""One suite for all channels that talk back: from the raw webhook, signed, to the call that the service's API gets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from agent_core import Agent, Settings, build_app
+from agent_core.app import App
+from agent_core.errors import StoreBusyError
+from agent_core.messages import Image, Principal
+from agent_core.models.scripted import ScriptedModel
+from agent_core.store.base import Store
+from agent_core.store.memory import MemoryStore
+from agent_core.testing import Fault, FaultyStore, ManualClock
+from tests.agent_core.channels.fakes import serving
+from tests.agent_core.channels.services import Hook, Speaker
+from tests.agent_core.channels.services.discord import FakeDiscord
+
+SPEAKERS: list[type[Speaker]] = [FakeDiscord]
+NOW = 1_700_000_000.0
+
+
+@dataclass
+class Talk:
+    """An app with one channel on, and its service."""
+
+    app: App
+    model: ScriptedModel
+    clock: ManualClock
+    service: Any
+
+    def hook(self, text: str, *, name: str = "1", who: str = "ada", group: str = "", file: str = "") -> Hook:
+        return self.service.hook(text, name=name, who=who, group=group, file=file, now=self.clock.now())
+
+    async def post(self, hook: Hook) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app.asgi())
+        query = f"?{hook.query}" if hook.query else ""
+        async with httpx.AsyncClient(transport=transport, base_url="https://sampan.test") as client:
+            return await client.post(
+                f"/webhooks/{self.service.kind}{query}", content=hook.body, headers=hook.headers
+            )
+
+    async def say(self, text: str, **how: str) -> None:
+        answer = await self.post(self.hook(text, **how))
+        assert 200 <= answer.status_code < 300, answer.text
+
+    async def settled(self) -> list[str]:
+        await self.app.engine.drain()
+        texts: list[str] = self.service.texts
+        return texts
+
+    def heard(self) -> list[list[str]]:
+        """What the agent was shown of each conversation: what people said, answers left out."""
+        return [[m.text for m in prompt.messages if m.role == "user"] for prompt in self.model.prompts]
+
+
+Make = Callable[..., Talk]
+
+
+@pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.kind)
+def talk(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes an app with a script for its agent."""
+    with ExitStack() as stack:
+
+        def make(
+            *script: Any, store: Store | None = None, clock: ManualClock | None = None, **options: str
+        ) -> Talk:
+            service: Speaker = request.param()
+            service.url = stack.enter_context(serving(service))
+            clock = clock or ManualClock(NOW, jump=True)
+            model = ScriptedModel(script)
+            own = {"kind": service.kind, "open": "true", **service.settings(), **options}
+            app = build_app(
+                Settings(store="memory", channels={service.kind: own}, public_url="https://sampan.test"),
+                agents=[Agent(name="assistant", model=model)],
+                clock=clock,
+                store=store,
+            )
+            return Talk(app, model, clock, service)
+
+        yield make
+
+
+async def test_the_same_webhooks_shuffled_give_one_answer_each(talk: Make) -> None:
+    home = talk("First.", "Second.")
+    hooks = [home.hook("One?", name="11"), home.hook("Two?", name="12")] * 5
+    random.Random(5).shuffle(hooks)
+    answers = {(await home.post(hook)).status_code for hook in hooks}
+    assert answers <= {200, 202, 204}
+    assert sorted(await home.settled()) == ["First.", "Second."]
+    assert sorted(said[-1] for said in home.heard()) == ["One?", "Two?"]
+
+
+async def test_an_unsigned_webhook_is_refused(talk: Make) -> None:
+    home = talk()
+    hook = home.hook("One?")
+    assert (await home.post(Hook(hook.body, {"content-type": "application/json"}))).status_code == 401
+    assert await home.settled() == []
+
+
+async def test_strangers_get_a_code_and_nothing_else(talk: Make) -> None:
+    home = talk("Welcome.", open="false")
+    for number in range(3):
+        await home.say("Let me in", name=f"2{number}")
+    [told] = await home.settled()
+    guests = home.app.webhooks.guests
+    [knock] = await guests.knocks("default", home.service.kind)
+    assert knock.code in told
+    assert home.model.prompts == []
+    await guests.pair("default", home.service.kind, knock.code)
+    await home.say("Thanks", name="29")
+    assert (await home.settled())[1:] == ["Welcome."]
+
+
+async def test_who_shares_a_conversation(talk: Make) -> None:
+    """Two persons alone with the bot, then both in a group, then the first one alone again."""
+    home = talk(*"abcde")
+    said = [("ada", ""), ("bob", ""), ("ada", "room"), ("bob", "room"), ("ada", "")]
+    for number, (who, group) in enumerate(said, 31):
+        if not group or home.service.groups:
+            await home.say(str(number), name=str(number), who=who, group=group)
+            await home.settled()
+    alone = [["31"], ["32"], ["31", "35"]]
+    together = [["33"], ["33", "34"]] if home.service.groups else []
+    assert sorted(home.heard()) == sorted(alone + together)
+    reached = home.service.reached()
+    assert reached[0] == reached[-1] or home.service.kind == "discord"
+    assert reached[0] != reached[1]
+
+
+async def test_a_picture_is_seen(talk: Make) -> None:
+    home = talk("A cat.")
+    home.service.files["cat.png"] = ("image/png", b"\x89PNG of a cat")
+    await home.say("What is it?", file="cat.png")
+    assert await home.settled() == ["A cat."]
+    pictures = [p for m in home.model.prompts[0].messages for p in m.parts if isinstance(p, Image)]
+    assert [(p.media_type, p.data) for p in pictures] == [("image/png", b"\x89PNG of a cat")]
+
+
+async def test_a_long_answer_is_several_messages_in_order(talk: Make) -> None:
+    """Cut behind sentences, and none longer than the service takes; a code block stays whole."""
+    limit = min(talk_limit(talk), 8000)
+    code = "```\n" + "x = 1\n" * (limit // 12) + "```"
+    first, last = "First one. " * (limit // 14), "Last one. " * (limit // 14)
+    home = talk(f"{first}\n\n{code}\n\n{last}" if limit < 8000 else first + code + "\n\n" + last * 9)
+    await home.say("Tell me")
+    texts = await home.settled()
+    assert len(texts) >= 2
+    assert all(home.service.size(text) <= home.service.limit for text in texts)
+    assert sum(text.count("x = 1") for text in texts) == limit // 12
+    assert [text.count("x = 1") for text in texts if "x = 1" in text] == [limit // 12]
+    assert texts[0].startswith("First one.")
+    assert texts[-1].rstrip().endswith("one.")
+
+
+def talk_limit(talk: Make) -> int:
+    return talk().service.limit
+
+
+async def test_a_limit_is_waited_out(talk: Make) -> None:
+    home = talk("Warm.", "Patience.")
+    await home.say("Hi", name="41")
+    assert await home.settled() == ["Warm."]
+    home.service.next_answers = [home.service.LIMITED]
+    await home.say("Hi again", name="42")
+    assert await home.settled() == ["Warm."]
+    home.clock.advance(29)
+    assert (await home.app.engine.sweep()).pushed == 0
+    home.clock.advance(60)
+    assert (await home.app.engine.sweep()).pushed == 1
+    assert home.service.texts == ["Warm.", "Patience."]
+
+
+async def test_what_is_never_taken_becomes_a_dead_letter(talk: Make) -> None:
+    home = talk("Warm.", "Hello?")
+    await home.say("Hi", name="51")
+    await home.settled()
+    home.service.next_answers = [home.service.REFUSED]
+    await home.say("Hi", name="52")
+    assert await home.settled() == ["Warm."]
+    assert len(await home.app.engine.dead(Principal())) == 1
+
+
+async def test_after_a_crash_nothing_is_lost_nor_doubled_where_the_service_can_tell(talk: Make) -> None:
+    """The message arrived, and the process died before it knew."""
+    clock = ManualClock(NOW, jump=True)
+    store = FaultyStore(MemoryStore(clock))
+    home = talk("Only once.", store=store, clock=clock)
+    # The writes: accept, commit, then "being sent"; the one that follows the message says that it arrived.
+    store.plan(Fault(4, StoreBusyError("locked"), "write"))
+    await home.say("Hi")
+    assert await home.settled() == ["Only once."]
+    store.check_used_up()
+    clock.advance(400)
+    assert (await home.app.engine.sweep()).pushed == 1
+    assert home.service.texts == ["Only once."] * (1 if home.service.once else 2)

@@ -49,7 +49,10 @@ class Fetcher:
             return Text(f"[the file {shown} can't be read: {error.title}]")
         if len(blob.data) > MAX_BYTES:
             return Text(f"[the file {shown} is too large: {len(blob.data)} bytes]")
-        return msgspec.structs.replace(part, data=blob.data, ref="")
+        family = part.media_type.partition("/")[0]
+        # The service may have named only the kind; where it says more with the file, that counts.
+        exact = blob.media_type if blob.media_type.startswith(f"{family}/") else part.media_type
+        return msgspec.structs.replace(part, data=blob.data, ref="", media_type=exact)
 
     async def _tried(self, channel: Channel, handle: str) -> Blob:
         """The file, at the third attempt where the first fail for a passing reason."""

@@ -9,7 +9,7 @@ from agent_core.channels.base import Channel, Options, Receipt, plain
 from agent_core.channels.payload import read_xml
 from agent_core.channels.schemes.base import fresh, refuse_unless, same
 from agent_core.channels.schemes.envelope import Envelope, signature
-from agent_core.channels.wecom import encrypted, xml_message
+from agent_core.channels.wecom import encrypted, xml_event, xml_text
 from agent_core.clock import Clock
 from agent_core.security.webhook import Webhook
 from agent_core.wire.base import Wire
@@ -54,4 +54,5 @@ class WeChat(Channel):
         """The handshake's word, or a message."""
         if hook.method == "GET":
             return Receipt(ack=plain(hook.query.get("echostr", "")))
-        return Receipt(events=xml_message(read_xml(body)), ack=plain("success"))
+        fields = read_xml(body)
+        return Receipt(events=xml_event(fields, xml_text(fields)), ack=plain("success"))

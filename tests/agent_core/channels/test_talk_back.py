@@ -21,9 +21,13 @@ from agent_core.store.memory import MemoryStore
 from agent_core.testing import Fault, FaultyStore, ManualClock
 from tests.agent_core.channels.fakes import serving
 from tests.agent_core.channels.services import Hook, Speaker
+from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
+from tests.agent_core.channels.services.feishu import FakeFeishu
+from tests.agent_core.channels.services.line import FakeLine
+from tests.agent_core.channels.services.wecom import FakeWeCom
 
-SPEAKERS: list[type[Speaker]] = [FakeDiscord]
+SPEAKERS: list[type[Speaker]] = [FakeDiscord, FakeFeishu, FakeWeCom, FakeDingTalk, FakeLine]
 NOW = 1_700_000_000.0
 
 
@@ -146,10 +150,10 @@ async def test_a_picture_is_seen(talk: Make) -> None:
 
 async def test_a_long_answer_is_several_messages_in_order(talk: Make) -> None:
     """Cut behind sentences, and none longer than the service takes; a code block stays whole."""
-    limit = min(talk_limit(talk), 8000)
+    limit = talk_limit(talk)
     code = "```\n" + "x = 1\n" * (limit // 12) + "```"
     first, last = "First one. " * (limit // 14), "Last one. " * (limit // 14)
-    home = talk(f"{first}\n\n{code}\n\n{last}" if limit < 8000 else first + code + "\n\n" + last * 9)
+    home = talk(f"{first}\n\n{code}\n\n{last}")
     await home.say("Tell me")
     texts = await home.settled()
     assert len(texts) >= 2

@@ -1,22 +1,30 @@
-"""Microsoft Teams: messages to a bot, by the Bot Framework.
+"""Microsoft Teams: messages to a bot in, answers in reply, by the Bot Framework's connector.
 
-https://learn.microsoft.com/azure/bot-service/rest-api/bot-framework-rest-connector-api-reference#activity-object
+https://learn.microsoft.com/azure/bot-service/rest-api/bot-framework-rest-connector-api-reference,
+.../rest-api/bot-framework-rest-connector-authentication (client credentials),
+https://learn.microsoft.com/microsoftteams/platform/bots/how-to/rate-limit, .../format-your-bot-messages (28 KB)
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
-from agent_core.channels.base import Channel, Event, Options, Receipt, acknowledged
-from agent_core.channels.calls import read_answer
+from agent_core.blobs.base import Blob
+from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, acknowledged, attachment
+from agent_core.channels.calls import json_request, lies_with, read_answer
+from agent_core.channels.media import media_part
 from agent_core.channels.payload import items_at, read_object, text_at
 from agent_core.channels.schemes.bot_framework import BotFrameworkScheme, key_id
+from agent_core.channels.split import utf16_units
+from agent_core.channels.tokens import AccessToken
 from agent_core.clock import Clock
-from agent_core.errors import ChannelError
-from agent_core.messages import Text
+from agent_core.errors import ChannelError, ChannelRefusedError
+from agent_core.messages import Part, Text
 from agent_core.security.webhook import Webhook
-from agent_core.wire.base import Request, Timeouts, Wire
+from agent_core.wire.base import Request, Response, Timeouts, Wire
 
 KEYS_SECONDS = 86_400.0
 """How long the issuer's keys are kept; Microsoft asks for a day."""
@@ -27,6 +35,19 @@ AGAIN_SECONDS = 300.0
 PAUSE_SECONDS = 10.0
 """From one try to fetch them to the next."""
 
+SERVICES = (
+    "smba.trafficmanager.net",
+    "smba.infra.gcc.teams.microsoft.com",
+    "smba.infra.gov.teams.microsoft.us",
+    "smba.infra.dod.teams.microsoft.us",
+)
+"""Where Teams has answers sent: the bot's token goes to no other host."""
+
+DRIVES = (".sharepoint.com", ".sharepoint.us", ".sharepoint-mil.us")
+"""Where files that are shared in a chat lie. Their addresses carry their own leave; the token does not go there."""
+
+DOWNLOAD = "application/vnd.microsoft.teams.file.download.info"
+
 _AT = re.compile(r"<at>[^<]*</at>\s*")
 
 
@@ -36,6 +57,18 @@ class TeamsOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     app_id: str = ""
     """Microsoft app id of the bot: tokens must be for it."""
 
+    app_secret: str = ""
+    """Client secret of the app; without it nothing is answered in the chat."""
+
+    directory: str = "botframework.com"
+    """Directory (tenant) id of a single-tenant bot; a multi-tenant bot's is botframework.com."""
+
+    login: str = "https://login.microsoftonline.com"
+    """Where access tokens are given."""
+
+    service: str = ""
+    """Base URL of another connector that answers may go to, besides those of Teams."""
+
     keys: str = "https://login.botframework.com/v1/.well-known/keys"
     """Where the Bot Framework publishes the keys that its tokens are signed with."""
 
@@ -44,6 +77,9 @@ class Teams(Channel):
     """A bot in Microsoft Teams."""
 
     Options = TeamsOptions
+    limit = 7000  # 28 KB with four bytes for each
+    edits = True
+    typing_seconds = 4.0
 
     def __init__(self, name: str, options: TeamsOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)
@@ -51,6 +87,7 @@ class Teams(Channel):
         self._keys: dict[str, Any] = {}
         self._fetched_at = 0.0
         self._tried_at = 0.0
+        self._token = AccessToken(self._fetch_token, clock)
 
     async def verify(self, hook: Webhook) -> bytes:
         """The body, sent by who holds a token of the Bot Framework for this bot."""
@@ -84,19 +121,123 @@ class Teams(Channel):
     def read(self, hook: Webhook, body: bytes) -> Receipt:
         """A message to the bot."""
         activity = read_object(body)
-        text = _AT.sub("", text_at(activity, "text")).strip()
+        parts = self._parts(activity)
         sender = text_at(activity, "from", "aadObjectId") or text_at(activity, "from", "id")
-        if activity.get("type") != "message" or not text or not sender:
+        if activity.get("type") != "message" or not parts or not sender:
             return Receipt(ack=acknowledged({}))
         conversation = text_at(activity, "conversation", "id")
         group, _, root = conversation.partition(";messageid=")
         direct = text_at(activity, "conversation", "conversationType") == "personal"
+        options = {
+            "service": text_at(activity, "serviceUrl"),
+            "bot": text_at(activity, "recipient", "id"),
+            "reply_to": text_at(activity, "id"),
+        }
         event = Event(
             id=f"{conversation}/{text_at(activity, 'id')}",
-            app=text_at(activity, "recipient", "id"),
-            parts=(Text(text),),
+            app=options["bot"],
+            parts=parts,
             sender=sender,
             group="" if direct else group,
             thread=root,
+            address=conversation if self.options.app_secret else "",
+            options=options,
         )
         return Receipt(events=(event,), ack=acknowledged({}))
+
+    def _parts(self, activity: Mapping[str, Any]) -> tuple[Part, ...]:
+        """Text, pictures, and files that were shared; the message in HTML comes along too and is left."""
+        text = _AT.sub("", text_at(activity, "text")).strip()
+        parts: list[Part] = [Text(text)] if text else []
+        for file in items_at(activity, "attachments"):
+            kind, url = text_at(file, "contentType"), text_at(file, "contentUrl")
+            name = text_at(file, "name")
+            if kind == DOWNLOAD:
+                kind, url = "application/octet-stream", text_at(file, "content", "downloadUrl")
+            elif not kind.startswith(("image/", "audio/", "video/")):
+                continue
+            if url:
+                kind = "image/png" if kind == "image/*" else kind
+                parts.append(media_part(kind, ref=attachment(self.name, url), name=name))
+        return tuple(parts)
+
+    def measure(self, text: str) -> int:
+        """UTF-16 units of the text; Teams writes Markdown itself."""
+        return utf16_units(text)
+
+    async def send(self, letter: Letter) -> str:
+        """Reply in the conversation. Teams can't tell what it has: after a crash a message may come twice."""
+        reply_to = letter.options.get("reply_to", "")
+        answer = await self._call("POST", letter.address, letter.options, self._message(letter), reply_to)
+        return text_at(answer, "id") or "sent"
+
+    async def edit(self, letter: Letter, sent: str) -> None:
+        """Put other words in place of a message's."""
+        await self._call("PUT", letter.address, letter.options, {**self._message(letter), "id": sent}, sent)
+
+    async def typing(self, address: str, options: Mapping[str, str]) -> None:
+        """The typing sign, for a few seconds."""
+        await self._call("POST", address, options, {"type": "typing", "from": {"id": options.get("bot", "")}})
+
+    def _message(self, letter: Letter) -> dict[str, Any]:
+        return {
+            "type": "message",
+            "from": {"id": letter.options.get("bot", "")},
+            "conversation": {"id": letter.address},
+            "replyToId": letter.options.get("reply_to", ""),
+            "text": letter.text,
+            "textFormat": "markdown",
+        }
+
+    async def _call(
+        self, method: str, conversation: str, options: Mapping[str, str], asked: object, activity: str = ""
+    ) -> dict[str, Any]:
+        """Call the connector that the message came by, if it is one of Teams'; raises a ChannelError."""
+        service = options.get("service", "").rstrip("/")
+        if not self._is_ours(f"{service}/"):
+            raise ChannelRefusedError("the serviceUrl of the message is not one of Teams'")
+        url = f"{service}/v3/conversations/{quote(conversation, safe='')}/activities"
+        url += f"/{quote(activity, safe='')}" if activity else ""
+
+        async def send(token: str) -> Response:
+            return await self.wire.send(json_request(method, url, asked, token=token))
+
+        answer = await self._token.call(send, lambda answer: answer.status == 401)
+        if answer.status == 412:  # Teams is busy with the conversation: to be tried again
+            raise ChannelError("Teams answered 412")
+        if 200 <= answer.status < 300 and not answer.body:
+            return {}
+        return read_answer(answer, self.clock.now(), "Teams")
+
+    def _is_ours(self, url: str) -> bool:
+        return lies_with(url, SERVICES, self.options.service.rstrip("/"))
+
+    async def _fetch_token(self) -> tuple[str, float]:
+        """A token of the bot, by its client secret."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self.options.app_id,
+            "client_secret": self.options.app_secret,
+            "scope": "https://api.botframework.com/.default",
+        }
+        url = f"{self.options.login}/{self.options.directory}/oauth2/v2.0/token"
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        answer = await self.wire.send(
+            Request(method="POST", url=url, headers=headers, body=urlencode(form).encode())
+        )
+        result = read_answer(answer, self.clock.now(), "Microsoft's token service")
+        token, seconds = text_at(result, "access_token"), result.get("expires_in")
+        if not token or not isinstance(seconds, int):
+            raise ChannelRefusedError("Microsoft gives no access token")
+        return token, float(seconds)
+
+    async def fetch(self, handle: str) -> Blob:
+        """A picture from the connector with the bot's token, or a shared file by its own address."""
+        if self._is_ours(handle):
+            if not self.options.app_secret:
+                raise ChannelRefusedError("files are read only where APP_SECRET is set")
+            headers = {"authorization": f"Bearer {await self._token.get()}"}
+            return await self.download(handle, "Teams' file", headers)
+        if lies_with(handle, DRIVES):
+            return await self.download(handle, "the shared file")
+        raise ChannelRefusedError("the file does not lie with Teams")

@@ -25,9 +25,21 @@ from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
 from tests.agent_core.channels.services.feishu import FakeFeishu
 from tests.agent_core.channels.services.line import FakeLine
+from tests.agent_core.channels.services.teams import FakeTeams
+from tests.agent_core.channels.services.twilio import FakeTwilio
 from tests.agent_core.channels.services.wecom import FakeWeCom
+from tests.agent_core.channels.services.whatsapp import FakeWhatsApp
 
-SPEAKERS: list[type[Speaker]] = [FakeDiscord, FakeFeishu, FakeWeCom, FakeDingTalk, FakeLine]
+SPEAKERS: list[type[Speaker]] = [
+    FakeDiscord,
+    FakeFeishu,
+    FakeWeCom,
+    FakeDingTalk,
+    FakeLine,
+    FakeWhatsApp,
+    FakeTwilio,
+    FakeTeams,
+]
 NOW = 1_700_000_000.0
 
 

@@ -156,8 +156,9 @@ class UnknownCallerError(AgentError):
 
 
 class StepUpError(AgentError):
-    """The caller must show a second factor, freshly. https://www.rfc-editor.org/rfc/rfc9470
+    """The caller must show a second factor, freshly.
 
+    https://www.rfc-editor.org/rfc/rfc9470
     `asked` is what it would be for, where that is known: run, tool, hash of the arguments, until when.
     """
 
@@ -189,7 +190,10 @@ class ScopeError(AgentError):
 
 
 class QuotaError(AgentError):
-    """Too many requests in a while, or too many at once. https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/"""
+    """Too many requests in a while, or too many at once.
+
+    https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
+    """
 
     status, slug, title, retryable = 429, "quota-exceeded", "Too many requests", True
 

@@ -10,8 +10,10 @@ from agent_core.errors import ConfigError
 from agent_core.messages import Chunk, Message, Reply, Turn
 from agent_core.models.base import Model
 from agent_core.tools.base import Tool
+from agent_core.wire.reach import check_patterns
 
 Busy = Literal["enqueue", "reject", "merge", "interrupt"]
+Untrusted = Literal["ask", "refuse", "allow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,22 @@ class Compaction:
     at_tokens: int = 8_000
     keep: int = 8
     model: str | Model | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Egress:
+    """Where what an agent knows may go; None sets no limit.
+
+    `hosts` ("example.com", "*.example.com") holds for the fetch tool, for callbacks, and for tools that ask
+    `turn.egress`; `channels` are the names of the channels that its answers may be sent to.
+    """
+
+    hosts: Sequence[str] | None = None
+    channels: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where a host is no pattern."""
+        check_patterns(self.hosts or ())
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,8 @@ class Agent:
     happens to a message that comes while its session is busy. `history` is how many of a session's latest messages
     the model is given at most, whatever the age of the session; fewer where its context window is full. With
     `compaction` what falls out of that is summarised instead of being left out. `schedules` send it messages by the
-    clock.
+    clock. `untrusted` says what becomes of a call that does something (`effects="once"`, `sensitive` or `stepup`) once
+    the model has read text of strangers: "ask" a person, "refuse" it, or "allow" it. `egress` says where data may go.
     """
 
     name: str
@@ -95,9 +114,15 @@ class Agent:
     temperature: float | None = None
     max_tokens: int | None = None
     description: str = ""
+    untrusted: Untrusted = "ask"
+    egress: Egress = field(default_factory=Egress)
 
     def __post_init__(self) -> None:
         """Raise ConfigError where a field can't be used."""
+        if self.untrusted not in ("ask", "refuse", "allow"):
+            raise ConfigError(
+                f'agent {self.name}: untrusted={self.untrusted!r}; there are "ask", "refuse", "allow"'
+            )
         if not self.name or not all(letter.isalnum() or letter in "-_" for letter in self.name):
             raise ConfigError(f"agent name {self.name!r}: use letters, digits, - and _")
         for thing in self.tools:

@@ -431,6 +431,9 @@ def _bind_parts(
         history=agent.history,
         compaction=agent.compaction,
         summarizer=summarizer,
+        untrusted=agent.untrusted,
+        egress=None if agent.egress.hosts is None else tuple(agent.egress.hosts),
+        channels=None if agent.egress.channels is None else tuple(agent.egress.channels),
     )
 
 

@@ -78,7 +78,7 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a tool gave back, as the model will read it.
 
     `error` marks a failure that the model may react to; `ref` names the blob that holds the whole result where
-    `content` is only its beginning.
+    `content` is only its beginning. Unless it is `trusted`, whoever wrote what the tool read may speak in it.
     """
 
     call_id: str
@@ -86,6 +86,7 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str
     error: bool = False
     ref: str = ""
+    trusted: bool = False
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +95,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `seq` is its place in the session (from 1, given at commit), `created_at` seconds since 1970.
     An assistant's message may hold `tool_calls`; the message of role "tool" that follows holds their results.
     A `hidden` message stays in the transcript but is not given to a model again: its run failed.
+    `untrusted` names where text in it came from that is not the user's own ("webhook github", "file bill.pdf"); in an
+    assistant's message, what untrusted text the model had read when it wrote this.
     """
 
     role: Role
@@ -106,6 +109,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_class: DataClass = "internal"
     metadata: dict[str, str] = {}
     hidden: bool = False
+    untrusted: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -199,7 +203,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What tools and plugins may know of the run they work in. Never the agent.
 
     `deadline` is in seconds since 1970 (0: none), `spent` in nano-dollars (10^-9 USD).
-    `idempotency_key` is the same whenever the same step is tried again.
+    `idempotency_key` is the same whenever the same step is tried again. `egress` are the hosts that the agent may send
+    to, None for any: a tool that sends somewhere must look.
     """
 
     session_id: str
@@ -212,6 +217,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 0.0
     spent: int = 0
     idempotency_key: str = ""
+    egress: tuple[str, ...] | None = None
 
 
 S = TypeVar("S", bound=msgspec.Struct)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from agent_core.engine.runs import Question, Run, Session
+from agent_core.engine.runs import Question, Reason, Run, Session
 from agent_core.messages import DataClass, Message, Part, RunStatus, ToolCall, ToolResult, Usage
 
 Instant = Annotated[datetime, Meta(tz=True)]
@@ -72,14 +72,15 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class QuestionView(msgspec.Struct, frozen=True, kw_only=True):
     """What a run asks a person: may this tool be called with these arguments?
 
-    `reason` is `approval` where the tool wants it so, `uncertain` where a crash left open whether the tool has run:
-    then approving has it run now, denying leaves it.
+    `reason` is `approval` where the tool wants it so, `untrusted` where the model had read text of strangers,
+    `uncertain` where a crash left open whether the tool has run: then approving has it run now, denying leaves it.
     """
 
     tool: str
     arguments: str
     hash: str
-    reason: Literal["approval", "uncertain"]
+    reason: Reason
+    sources: Annotated[list[str], Meta(description="Where untrusted text came from that the model had read.")]
     status: Literal["asked", "approved", "denied"]
     asked_at: Instant
     expires_at: Instant
@@ -203,6 +204,7 @@ def question_view(question: Question) -> QuestionView:
         arguments=question.arguments,
         hash=question.hash,
         reason=question.reason,
+        sources=list(question.sources),
         status=question.status,
         asked_at=instant(question.asked_at),
         expires_at=instant(question.expires_at),

@@ -95,6 +95,9 @@ class Channel:
     Options: ClassVar[type[Options]] = Options
     """What can be set for this channel."""
 
+    people: ClassVar[bool] = True
+    """Whether its messages are what a person says to the agent; events hold words of whoever caused them."""
+
     limit: ClassVar[int] = 4000
     """The longest message, as `measure` counts."""
 

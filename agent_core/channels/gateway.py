@@ -64,7 +64,15 @@ class Gateway:
     def _inbound(self, channel: Channel, event: Event) -> Inbound:
         principal, session_id = conversation(channel, event)
         metadata = {**event.metadata, **({"sender": event.sender} if event.sender else {})}
-        message = Message(role="user", parts=event.parts, data_class=self._data_class, metadata=metadata)
+        # A person who chats speaks for himself; an event (a payment, an issue) holds words of whoever caused it.
+        untrusted = () if channel.people else (f"webhook {channel.name}",)
+        message = Message(
+            role="user",
+            parts=event.parts,
+            data_class=self._data_class,
+            metadata=metadata,
+            untrusted=untrusted,
+        )
         delivery = Delivery(channel.name, event.address, dict(event.options)) if event.address else None
         return Inbound(
             messages=(message,),

@@ -53,6 +53,7 @@ class Generic(Channel):
     """A service without a channel of its own."""
 
     Options = GenericOptions
+    people = False
 
     def __init__(self, name: str, options: GenericOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)

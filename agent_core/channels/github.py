@@ -25,6 +25,7 @@ class GitHub(Channel):
     """A webhook of GitHub's."""
 
     Options = GitHubOptions
+    people = False
 
     def __init__(self, name: str, options: GitHubOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)

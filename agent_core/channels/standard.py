@@ -28,6 +28,7 @@ class Standard(Channel):
     """A sender of Standard Webhooks."""
 
     Options = StandardOptions
+    people = False
 
     def __init__(self, name: str, options: StandardOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)

@@ -23,6 +23,7 @@ class Stripe(Channel):
     """A Stripe account's webhook endpoint."""
 
     Options = StripeOptions
+    people = False
 
     def __init__(self, name: str, options: StripeOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)

@@ -10,6 +10,7 @@ import msgspec
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock
 from agent_core.costs.pricing import Prices
+from agent_core.engine import trust
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.journal import Journal
@@ -62,6 +63,7 @@ class Attempt:
     fence: int = 0
     summary: str = ""
     covered: int = 0
+    summary_sources: tuple[str, ...] = ()
     join: Join | None = None
     progressed: bool = False
 
@@ -79,6 +81,7 @@ class Attempt:
             deadline=self.meter.deadline,
             spent=self.meter.cost,
             idempotency_key=f"{self.run.id}-{number}",
+            egress=self.bound.egress,
         )
 
     @property
@@ -88,14 +91,26 @@ class Attempt:
         return max(seen, key=DATA_CLASSES.index, default="internal")
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the untrusted text came from that the model is given, each once; none where all is the user's own."""
+        shown = [m for m in self.history if m.seq > self.covered and not m.hidden]
+        found = (source for message in (*shown, *self.messages) for source in trust.sources(message))
+        return tuple(dict.fromkeys((*self.summary_sources, *found)))
+
+    @property
     def holds_back(self) -> bool:
         """Whether text is shown only when it is whole, since a plugin may change it."""
         return self.bound.plugins.changes_replies
 
     def dated(self, message: Message) -> Message:
         """The message with what the session keeps of its making."""
+        untrusted = self.sources if message.role == "assistant" else message.untrusted
         return msgspec.structs.replace(
-            message, run_id=self.run.id, created_at=self.clock.now(), data_class=self.data_class
+            message,
+            run_id=self.run.id,
+            created_at=self.clock.now(),
+            data_class=self.data_class,
+            untrusted=untrusted,
         )
 
     def journal_reply(self, name: str, reply: Reply, started_at: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent_core.agent import Agent, Busy, Compaction, Limits, Responder
+from agent_core.agent import Agent, Busy, Compaction, Limits, Responder, Untrusted
 from agent_core.models.base import Model
 from agent_core.plugins.chain import PluginChain
 from agent_core.tools.toolbox import Toolbox
@@ -18,6 +18,7 @@ class Bound:
 
     `output_schema` is the JSON schema of the agent's output type, `check_output` raises ValueError where a text is
     not of it. `model` is None for a Responder. `summarizer` makes the summaries of `compaction`.
+    `egress` are the hosts and `channels` the channels that data may go to, None for any.
     """
 
     agent: Agent | Responder
@@ -32,6 +33,9 @@ class Bound:
     compaction: Compaction | None = None
     summarizer: Model | None = None
     approval_seconds: float = 300.0
+    untrusted: Untrusted = "ask"
+    egress: tuple[str, ...] | None = None
+    channels: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:

@@ -7,14 +7,13 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import msgspec
 
 from agent_core.engine.attempt import Attempt, Parked
 from agent_core.engine.events import call_event, result_event
 from agent_core.engine.points import point
-from agent_core.engine.runs import Question, Step
+from agent_core.engine.runs import Question, Reason, Step
 from agent_core.errors import ToolError
 from agent_core.messages import ToolCall, ToolResult
 
@@ -25,6 +24,10 @@ UNCERTAIN = (
     "Do not call it again."
 )
 DENIED = "A person said no to this call. Do not try it again unless the user asks for it anew."
+REFUSED = (
+    "This call was not made: text from elsewhere ({sources}) was read in this conversation, and after that this tool "
+    "is not run. Tell the user what you would have done."
+)
 EXPIRED = "Nobody said yes to this call in time. It was not made."
 
 
@@ -118,9 +121,21 @@ async def _plan(attempt: Attempt, number: int, call: ToolCall) -> Planned:
     plan = Planned(number, call, once=once, tries=max(stored.tries, 1) if stored is not None else 0)
     if plan.tries:
         return await _recovered(attempt, plan)
-    if tool is not None and tool.approval and not attempt.bound.toolbox.refuses(call):
-        return _decided(attempt, plan, "approval", DENIED)
-    return plan
+    if tool is None or not (tool.approval or tool.guarded) or attempt.bound.toolbox.refuses(call):
+        return plan
+    return _decided(attempt, plan, "approval", DENIED) if tool.approval else _guarded(attempt, plan)
+
+
+def _guarded(attempt: Attempt, plan: Planned) -> Planned:
+    """The plan for a call that does something: it is not made on the word of strangers, unless the agent allows it.
+
+    What the model had read when it wished for this counts; not what its other calls of the same step will give.
+    """
+    if attempt.bound.untrusted == "allow" or not attempt.sources:
+        return plan
+    if attempt.bound.untrusted == "refuse":
+        return replace(plan, refusal=REFUSED.format(sources=", ".join(attempt.sources)))
+    return _decided(attempt, plan, "untrusted", DENIED)
 
 
 async def _recovered(attempt: Attempt, plan: Planned) -> Planned:
@@ -137,9 +152,7 @@ async def _recovered(attempt: Attempt, plan: Planned) -> Planned:
     return _decided(attempt, plan, "uncertain", UNCERTAIN)
 
 
-def _decided(
-    attempt: Attempt, plan: Planned, reason: Literal["approval", "uncertain"], denied: str
-) -> Planned:
+def _decided(attempt: Attempt, plan: Planned, reason: Reason, denied: str) -> Planned:
     """The plan after what a person said to the call with just these arguments; unasked, it carries a question."""
     digest = question_hash(plan)
     now = attempt.clock.now()
@@ -160,6 +173,7 @@ def _decided(
         expires_at=now + attempt.bound.approval_seconds,
         reason=reason,
         stepup=(tool := attempt.bound.toolbox.get(plan.call.name)) is not None and tool.stepup,
+        sources=attempt.sources,
     )
     return replace(plan, question=question)
 
@@ -181,7 +195,7 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
     attempt.feed.emit(call_event(plan.number, attempt.fence, msgspec.to_builtins(call)))
     started = attempt.clock.now()
     if plan.refusal:
-        result = ToolResult(call_id=call.id, name=call.name, content=plan.refusal, error=True)
+        result = ToolResult(call_id=call.id, name=call.name, content=plan.refusal, error=True, trusted=True)
     else:
         result = plan.found or await _run(attempt, plan)
         result = await attempt.bound.plugins.after_tool(result, attempt.turn(plan.number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -36,11 +37,12 @@ class Closing:
         self._view = view
         self._key, self._item = view.inbox[0]
         self._merged: list[tuple[Key, Pending]] = []
-        self._summary: dict[str, str | int] = {}
+        self._summary: dict[str, Any] = {}
 
-    def summarised(self, summary: str, covered: int) -> None:
+    def summarised(self, summary: str, covered: int, sources: tuple[str, ...]) -> None:
         """Have the head keep this summary."""
-        self._summary = {"summary": summary, "covered": covered} if covered else {}
+        fields = {"summary": summary, "covered": covered, "sources": list(sources)}
+        self._summary = fields if covered else {}
 
     async def join(self) -> list[Message]:
         """The messages that came since the session was read last; they become part of this run.

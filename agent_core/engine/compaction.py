@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent_core.engine import window
+from agent_core.engine import trust, window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.points import point
 from agent_core.messages import Message, Prompt, Reply
@@ -36,12 +36,14 @@ async def compact(attempt: Attempt) -> None:
     earlier = [line for line in attempt.summary.split("\n") if line.startswith("Pinned: ")]
     facts = "\n".join([*earlier, *(f"Pinned: {' '.join(text.split())}" for text in pinned)])
     attempt.summary = f"{facts}\n{reply.message.text}".strip()
+    found = (source for message in old for source in trust.sources(message))
+    attempt.summary_sources = tuple(dict.fromkeys((*attempt.summary_sources, *found)))
     attempt.covered = old[-1].seq
 
 
-def summary_message(summary: str) -> tuple[Message, ...]:
+def summary_message(summary: str, sources: tuple[str, ...] = ()) -> tuple[Message, ...]:
     """The summary as the first message of a prompt; it speaks for others, so it is no instruction of the system's."""
-    return (Message.of("user", f"{HEAD}\n{summary}"),) if summary else ()
+    return (Message.of("user", f"{HEAD}\n{summary}", untrusted=sources),) if summary else ()
 
 
 def _old(messages: Sequence[Message], keep: int) -> Sequence[Message]:

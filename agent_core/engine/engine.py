@@ -13,6 +13,7 @@ from agent_core.engine import keys
 from agent_core.engine.accept import accept, lease_of, take
 from agent_core.engine.approvals import Decision, cancel, decide
 from agent_core.engine.dead import DeadLetter, list_dead, read_dead, redrive
+from agent_core.engine.egress import check_delivery
 from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
 from agent_core.engine.kit import Kit
@@ -171,6 +172,7 @@ class Engine:
         if agent not in self.agents:
             known = ", ".join(sorted(self.agents))
             raise NotFoundError(f"there is no agent {agent!r}; there are: {known}")
+        check_delivery(self.agents[agent], inbound.delivery)
         session_id = inbound.session_id or self._clock.new_id()
         return msgspec.structs.replace(inbound, agent=agent, session_id=session_id)
 

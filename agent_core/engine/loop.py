@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from agent_core.agent import Agent
-from agent_core.engine import window
+from agent_core.engine import trust, window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.bound import Bound
 from agent_core.engine.calls import tool_steps
@@ -161,15 +161,15 @@ async def _prompt(attempt: Attempt) -> Prompt:
     max_tokens = inbound.max_tokens or agent.max_tokens
     budget = model.context_window - (max_tokens or REPLY_RESERVE) - len(agent.instructions) // 3
     budget -= sum(window.tokens(message) for message in attempt.messages)
-    summary = summary_message(attempt.summary)
+    summary = summary_message(attempt.summary, attempt.summary_sources)
     budget -= sum(window.tokens(message) for message in summary)
     recent = [message for message in attempt.history if message.seq > attempt.covered]
     history = (*summary, *window.window(recent, budget))
+    tenant = attempt.run.principal.tenant
+    messages = await window.inline([*history, *attempt.messages], attempt.blobs, tenant)
     return Prompt(
         system=agent.instructions,
-        messages=await window.inline(
-            [*history, *attempt.messages], attempt.blobs, attempt.run.principal.tenant
-        ),
+        messages=tuple(map(trust.marked, messages)),
         tools=(*attempt.bound.toolbox.specs, *inbound.tools) if model.tools else (),
         tool_choice=inbound.tool_choice,
         output_schema=inbound.output_schema or attempt.bound.output_schema,

@@ -79,12 +79,17 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tries: int = 0
 
 
+Reason = Literal["approval", "untrusted", "uncertain"]
+
+
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run asks a person before it goes on: may this tool call be made?
 
     `arguments` are those the server will use, `hash` binds an answer to them and to this one asking; an answer counts
-    once and until `expires_at`. `reason` is "approval" where the tool wants it, or "uncertain" where a crash left it
-    open whether the tool has run: approving has it run now, denying leaves it. `stepup`: a yes needs a second factor.
+    once and until `expires_at`. `reason` is "approval" where the tool wants it, "untrusted" where the model has read
+    text of strangers, or "uncertain" where a crash left it open whether the tool has run: approving has it run now,
+    denying leaves it. `sources` names where the untrusted text came from that the model had read. `stepup`: a yes
+    needs a second factor.
     """
 
     step: int
@@ -93,11 +98,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hash: str
     asked_at: float
     expires_at: float
-    reason: Literal["approval", "uncertain"] = "approval"
+    reason: Reason = "approval"
     status: Literal["asked", "approved", "denied"] = "asked"
     answered_by: str = ""
     answered_at: float = 0.0
     stepup: bool = False
+    sources: tuple[str, ...] = ()
 
     def open_at(self, now: float) -> bool:
         """Whether it can still be answered."""
@@ -197,7 +203,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `fence` grows with each take-over, `arrivals` with each message that came while somebody was working,
     `interrupts` with those of them that stop the run under way; `latest` is the place of the last one in the inbox.
-    `summary` stands for the messages up to the seq `covered`.
+    `summary` stands for the messages up to the seq `covered`; `sources` says where untrusted text in them came from,
+    None where an older Sampan made the summary and nobody knows.
     """
 
     owner: str = ""
@@ -213,6 +220,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     listed: str = ""
     summary: str = ""
     covered: int = 0
+    sources: tuple[str, ...] | None = None
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):

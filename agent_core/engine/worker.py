@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 
 from agent_core.agent import Limits
-from agent_core.engine import keys, window
+from agent_core.engine import keys, trust, window
 from agent_core.engine.attempt import Attempt, HandOver, Parked
 from agent_core.engine.commit import Closing, push_key
 from agent_core.engine.dead import dead_letter
@@ -154,6 +154,7 @@ class Worker:
             fence=self._lease.fence,
             summary=view.head.summary,
             covered=view.head.covered,
+            summary_sources=trust.of_summary(view.head),
             join=partial(self._joined, closing) if bound and bound.busy == "merge" else None,
         )
         try:
@@ -170,7 +171,7 @@ class Worker:
         except HandOver:
             await closing.hand_over(run, journal)
             raise
-        closing.summarised(attempt.summary, attempt.covered)
+        closing.summarised(attempt.summary, attempt.covered, attempt.summary_sources)
         runs, released = await closing.commit(ended, messages, journal)
         for done in runs:
             self._tell(done)

@@ -26,7 +26,8 @@ class Tool:
     `effects` says what calling twice does: "none" may be repeated and run beside others, "repeatable" may be
     repeated under the same `turn.idempotency_key`, "once" must never be. `approval` asks a person first, `stepup`
     (which includes it) wants a second factor of that person. `sensitive` marks what must not be logged and must not
-    run on the word of untrusted text alone. `lookup` is a function of the idempotency key that tells what an earlier
+    run on the word of untrusted text alone. `trusted` says that nobody but you writes what it gives back: else what it
+    gives is untrusted text. `lookup` is a function of the idempotency key that tells what an earlier
     call gave, or None where there was none: asked after a crash that left open whether the tool ran. `timeout` in
     seconds; None takes the setting `tool_seconds`.
 
@@ -40,6 +41,7 @@ class Tool:
     approval: bool = False
     stepup: bool = False
     sensitive: bool = False
+    trusted: bool = False
     lookup: Callable[[str], Any] | None = None
     timeout: float | None = None
     given_schema: dict[str, Any] | None = None
@@ -82,6 +84,11 @@ class Tool:
     def schema(self) -> dict[str, Any]:
         """JSON schema (2020-12) of the arguments, an object."""
         return self.arguments.schema
+
+    @property
+    def guarded(self) -> bool:
+        """Whether it must not run on the word of untrusted text alone."""
+        return self.sensitive or self.stepup or self.effects == "once"
 
     @property
     def takes_turn(self) -> bool:
@@ -153,6 +160,7 @@ def tool(
     description: str | None = None,
     stepup: bool = False,
     sensitive: bool = False,
+    trusted: bool = False,
     lookup: Callable[[str], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 

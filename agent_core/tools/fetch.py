@@ -171,7 +171,7 @@ def fetch(
 
     async def read(url: str, turn: Turn) -> str:
         try:
-            page = await fetcher.get(url)
+            page = await fetcher.get(url, egress=turn.egress)
         except (ForbiddenAddressError, WireError) as error:
             raise ToolError(f"{url[:200]} was not fetched: {error.detail}") from error
         said = "" if page.status == 200 else f"[status {page.status}]\n"

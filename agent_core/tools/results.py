@@ -22,17 +22,18 @@ _MAGIC = (
 
 
 class Rendered(NamedTuple):
-    """A result as text, or as bytes of a media type that no model reads as text."""
+    """A result as text, or as bytes of a media type that no model reads as text. `bare`: no room for words in it."""
 
     text: str
     data: bytes = b""
     media_type: str = ""
+    bare: bool = False
 
 
 def render(value: Any) -> Rendered:
     """Text as it is, bytes and media apart, None as "done", all else as JSON; what JSON can't hold, by str()."""
     if value is None:
-        return Rendered("done")
+        return Rendered("done", bare=True)
     if isinstance(value, str):
         return Rendered(clean(value))
     if isinstance(value, bytes | bytearray | memoryview):
@@ -40,7 +41,7 @@ def render(value: Any) -> Rendered:
         return Rendered("", data, media_type(data))
     if isinstance(value, Image | Audio | File) and value.data:
         return Rendered("", value.data, value.media_type)
-    return Rendered(clean(_json(value)))
+    return Rendered(clean(_json(value)), bare=type(value) in (bool, int, float))
 
 
 def clean(text: str) -> str:

@@ -80,24 +80,26 @@ class Toolbox:
         tool = self._tools.get(call.name)
         try:
             if tool is None:
-                return self._failed(call, self._unknown(call.name))
+                return self._failed(call, self._unknown(call.name), trusted=True)
             arguments = tool.arguments.read(_decoded(call.arguments))
             rendered = await self._run(tool, arguments, turn)
             return await self._result(call, rendered, turn)
         except ArgumentsError as error:
-            return self._failed(call, _misfit(call.name, error))
+            return self._failed(call, _misfit(call.name, error), trusted=True)
         except ToolError as error:
-            return self._failed(call, error.detail)
+            return self._failed(call, error.detail, trusted=self._trusts(tool))
         except user_code.Overdue as error:
-            return self._failed(call, self._late(call.name, tool, error))
+            return self._failed(call, self._late(call.name, tool, error), trusted=True)
         except user_code.Refused as error:
-            return self._failed(call, f"The tool {call.name} was not run: {error}. Try again later.")
+            words = f"The tool {call.name} was not run: {error}. Try again later."
+            return self._failed(call, words, trusted=True)
         except user_code.Exited as error:
             self._log(call, turn, tool, error.__cause__ or error)
-            return self._failed(call, f"The tool {call.name} failed: {error}.")
+            return self._failed(call, f"The tool {call.name} failed: {error}.", trusted=True)
         except Exception as error:  # noqa: BLE001 - the tool call is the outermost boundary of a user's code
             self._log(call, turn, tool, error)
-            return self._failed(call, f"The tool {call.name} failed: {_words(error)}")
+            words = f"The tool {call.name} failed: {_words(error)}"
+            return self._failed(call, words, trusted=self._trusts(tool))
 
     def refuses(self, call: ToolCall) -> bool:
         """Whether the call would not be run at all, as its tool is unknown or its arguments don't fit."""
@@ -151,8 +153,9 @@ class Toolbox:
         """The result within the limit; what is beyond it, or no text, is kept as a blob."""
         text, data, kind = rendered.text, rendered.data, rendered.media_type
         beginning = head(text, self._limit)
+        trusted = rendered.bare or self._trusts(self._tools.get(call.name))
         if not kind and len(beginning) == len(text):
-            return ToolResult(call_id=call.id, name=call.name, content=text)
+            return ToolResult(call_id=call.id, name=call.name, content=text, trusted=trusted)
         if not kind:
             data, kind = text.encode(), TEXT
         try:
@@ -168,14 +171,17 @@ class Toolbox:
             words = f"[{len(data)} bytes of {kind}, {place}]"
         else:
             words = f"{beginning}\n[cut after {len(beginning.encode())} of {len(data)} bytes; {place}]"
-        return ToolResult(call_id=call.id, name=call.name, content=words, ref=ref)
+        return ToolResult(call_id=call.id, name=call.name, content=words, ref=ref, trusted=trusted)
 
-    def _failed(self, call: ToolCall, words: str) -> ToolResult:
+    def _trusts(self, tool: Tool | None) -> bool:
+        return tool is not None and tool.trusted
+
+    def _failed(self, call: ToolCall, words: str, *, trusted: bool) -> ToolResult:
         words = clean(words)
         beginning = head(words, self._limit)
         if len(beginning) < len(words):
             beginning += "\n[cut]"
-        return ToolResult(call_id=call.id, name=call.name, content=beginning, error=True)
+        return ToolResult(call_id=call.id, name=call.name, content=beginning, error=True, trusted=trusted)
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(self._tools) or "none"

@@ -18,6 +18,7 @@ from agent_core.models.scripted import ScriptedModel
 from agent_core.testing import ManualClock
 from agent_core.wire.scripted import Answer, ScriptedWire
 from tests.agent_core.channels.conftest import EVENTS, SLACK_SECRET, TELEGRAM_SECRET
+from tests.marks import inside
 
 NOW = 1_700_000_000.0
 QUESTION = "Where is my order 1001?"
@@ -158,6 +159,8 @@ async def test_it_is_acknowledged_and_stored_once(name: str) -> None:
     app.engine._kit.deliverers.clear()  # answers on the way out have tests of their own
     await app.engine.drain()
     heard = [prompt.messages[-1].text for prompt in model.prompts]
+    if kind in ("generic", "github", "standard", "stripe"):  # events, which hold words of strangers
+        heard = [inside(text) for text in heard]
     wanted = [] if expected.heard is None else [expected.heard.replace(JSON_BODY, body.decode())]
     assert heard == wanted
 

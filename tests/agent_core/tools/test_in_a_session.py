@@ -15,6 +15,7 @@ from agent_core.engine.runs import Inbound
 from agent_core.messages import Message, Principal, ToolCall
 from agent_core.testing import ScriptedModel, test_app
 from agent_core.tools.base import Tool, tool
+from tests.marks import inside
 
 FOREVER = threading.Event()
 
@@ -85,7 +86,8 @@ async def test_whatever_a_tool_does(made: Tool, arguments: str, words: str) -> N
     run = await app.engine.answer(said("Do it"))
     assert (run.status, run.failure) == ("succeeded", None)
     told = _result(model.prompts[1].messages)
-    assert told.startswith(words)
+    strangers = made.name in ("raises", "long", "raw")  # all else are words of ours, or a number
+    assert (inside(told) if strangers else told).startswith(words)
     assert len(told) < 20_000
     again = await app.engine.answer(said("And now?"))
     assert again.reply is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.aws.emulator import Emulator, running
+from tests.aws.emulator import Emulator, Ministack, running, running_ministack
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_VARIABLES = ("SAMPAN_", "MODEL_", "OPENAI_", "ANTHROPIC_", "AWS_")
@@ -90,6 +90,13 @@ def shared_data() -> Path:
 def emulator() -> Iterator[Emulator]:
     """AWS services on loopback: DynamoDB, SQS and S3, as moto emulates them."""
     with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[Ministack]:
+    """The same services once more, as ministack emulates them."""
+    with running_ministack() as server:
         yield server
 
 

@@ -213,10 +213,12 @@ class DynamoStore:
         if isinstance(write, Put) or (isinstance(write, Update) and _begins_anew(write, known, now)):
             body, expires_at = attributes(prepared.body), write.expires_at or 0.0
             body |= {name_of(name): {"N": str(number)} for name, number in prepared.add.items()}
-            guess = terms.expected(state) if state else GONE
             request["Item"] = item(write.key, body, state.revision + 1 if state else 1, expires_at)
-            said = any(isinstance(condition, Version) for condition in write.when)
-            request["ConditionExpression"] = terms.all_of(write.when, *(() if said else (guess,)))
+            guess: tuple[str, ...] = ()
+            # Not beside a Version, which says the same: a value that no expression uses is refused.
+            if not any(isinstance(condition, Version) for condition in write.when):
+                guess = (terms.expected(state) if state else GONE,)
+            request["ConditionExpression"] = terms.all_of(write.when, *guess)
             return "Put", terms.into(request)
         request["Key"] = key_of(write.key)
         if isinstance(write, Update):

@@ -1,15 +1,21 @@
-"""The emulated cloud as tests use it: one moto server for the session, adapters on tables and queues of their own."""
+"""The emulated clouds as tests use them: a moto server and a ministack for the session, and adapters on tables and
+queues of their own.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import IO
 
 from agent_core.aws.client import AwsClient, JsonService
 from agent_core.aws.credentials import Chain, Given
@@ -24,6 +30,10 @@ from agent_core.wire.httpcore import HttpcoreWire
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION = "us-east-1"
+MINISTACK = ROOT / ".make" / "emulator" / "bin" / "python"
+PATIENCE = 60.0
+"""Seconds for a server to start."""
+
 _SCHEMA = {
     "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
     "AttributeDefinitions": [
@@ -35,7 +45,9 @@ _SCHEMA = {
 
 
 class Emulator:
-    """A running server at 127.0.0.1:`port`."""
+    """A running moto server at 127.0.0.1:`port`."""
+
+    account = "123456789012"
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -48,9 +60,13 @@ class Emulator:
         credentials = Chain((Given(Credentials("testing", "testing")),), clock)
         return AwsClient(HttpcoreWire(), clock, credentials, REGION)
 
+    def close(self) -> None:
+        """Let go of the connection for what only tests do."""
+        self._control.close()
+
     def name(self) -> str:
         """A name that nothing has yet."""
-        return f"n{next(self._names)}"
+        return f"name-{next(self._names)}"
 
     def dynamodb(self, clock: Clock) -> JsonService:
         """DynamoDB."""
@@ -95,7 +111,7 @@ class Emulator:
         dead_url, more = "", {}
         if rules.max_receives:
             dead_url = self._make_queue(rules.for_dead(), {})
-            target = f"arn:aws:sqs:{REGION}:123456789012:{dead_url.rpartition('/')[2]}"
+            target = f"arn:aws:sqs:{REGION}:{self.account}:{dead_url.rpartition('/')[2]}"
             policy = {"deadLetterTargetArn": target, "maxReceiveCount": str(rules.max_receives)}
             more = {"RedrivePolicy": json.dumps(policy)}
         return SqsQueue(self.sqs(clock), self._make_queue(rules, more), rules, dead_url=dead_url)
@@ -134,6 +150,21 @@ class Emulator:
             yield DynamoStore(self.dynamodb(clock), name)
 
 
+class Ministack(Emulator):
+    """A running ministack; its time is set through its own input and output."""
+
+    account = "000000000000"
+
+    def __init__(self, port: int, lines_in: IO[str], lines_out: IO[str]) -> None:
+        super().__init__(port)
+        self._in, self._out = lines_in, lines_out
+
+    def set_time(self, now: float) -> None:
+        """SQS goes by this time from now on."""
+        print(now, file=self._in, flush=True)
+        assert self._out.readline(), "ministack has ended"
+
+
 class ServedClock(ManualClock):
     """A manual clock that the emulator goes by too."""
 
@@ -150,22 +181,53 @@ class ServedClock(ManualClock):
 
 @contextmanager
 def running() -> Iterator[Emulator]:
-    """A server that ends with the context, and with this process whatever happens to it."""
+    """A moto server that ends with the context, and with this process whatever happens to it."""
+    with (
+        _started([sys.executable, "-m", "tests.aws.server"]) as (port, _, _),
+        closing(Emulator(port)) as emulator,
+    ):
+        yield emulator
+
+
+@contextmanager
+def running_ministack() -> Iterator[Ministack]:
+    """A ministack, likewise."""
+    assert MINISTACK.exists(), "ministack is not installed here: scripts/setup.sh cloud"
+    with _started([str(MINISTACK), str(ROOT / "tests/aws/ministack_server.py")]) as started:
+        _await_answer(started[0])
+        with closing(Ministack(*started)) as emulator:
+            yield emulator
+
+
+def _await_answer(port: int) -> None:
+    end, pause = time.monotonic() + PATIENCE, threading.Event()
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            assert time.monotonic() < end, "ministack did not start"
+            pause.wait(0.05)
+        else:
+            return
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[tuple[int, IO[str], IO[str]]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.aws.server"],
+        command,
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, "the emulator did not start: python -m tests.aws.server"
-        yield Emulator(int(json.loads(line)["port"]))
+        assert line, f"the emulator did not start: {' '.join(command)}"
+        yield int(json.loads(line)["port"]), process.stdin, process.stdout
     finally:
-        assert process.stdin is not None
         process.stdin.close()
         try:
             process.wait(timeout=10)

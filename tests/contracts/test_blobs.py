@@ -41,11 +41,15 @@ NAMES = [
 ]
 
 
-@pytest.fixture(params=["memory", "folder", "s3"])
+EMULATED = {"moto": "emulator", "ministack": "ministack"}
+"""S3 as two others emulate it: the name of each, and of its fixture."""
+
+
+@pytest.fixture(params=["memory", "folder", "moto", "ministack"])
 async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Blobs]:
     blobs: Blobs
-    if request.param == "s3":
-        emulator: Emulator = request.getfixturevalue("emulator")
+    if request.param in EMULATED:
+        emulator: Emulator = request.getfixturevalue(EMULATED[request.param])
         blobs = emulator.blobs(ManualClock(jump=True))
     else:
         blobs = MemoryBlobs() if request.param == "memory" else FolderBlobs(tmp_path / "blobs")

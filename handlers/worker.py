@@ -10,7 +10,7 @@ from typing import Any
 
 from agent_core.app import App
 from agent_core.errors import InputError
-from agent_core.queues.base import Received
+from agent_core.queues.base import Queue, Received
 from agent_core.queues.consumer import Outcome, process
 from agent_core.queues.pushed import PushedQueue
 from handlers import _shared
@@ -34,14 +34,24 @@ async def handle(app: App, event: dict[str, Any], context: Any) -> dict[str, Any
 
 
 async def _processed(app: App, records: list[dict[str, Any]], stop_at: float) -> Outcome:
-    source = records[0]["eventSourceARN"].rpartition(":")[2]
+    *_, account, source = records[0]["eventSourceARN"].split(":")
     return await process(
         [received(record) for record in records],
         partial(app.desk.handle, queue=source, stop_at=stop_at),
-        queue=PushedQueue(fifo=source.endswith(".fifo")),
+        queue=PushedQueue(fifo=source.endswith(".fifo"), behind=_behind(app, account, source)),
         clock=app.clock,
         deadline=stop_at + _shared.RESERVE_SECONDS / 2 if stop_at else 0.0,
     )
+
+
+def _behind(app: App, account: str, name: str) -> Queue | None:
+    """The queue that the records come from, if it can be asked: beside the one that the service itself sends to."""
+    if app.settings.queue != "sqs":
+        return None
+    # Imported only where it is there already, for cold start.
+    from agent_core.queues.sqs import SqsQueue
+
+    return app.queue.sibling(account, name) if isinstance(app.queue, SqsQueue) else None
 
 
 def received(record: dict[str, Any]) -> Received:

@@ -63,7 +63,7 @@ class SqsQueue:
             SqsQueue(service, dead_url, self.rules.for_dead(), source=self.rules) if dead_url else None
         )
         self._service = service
-        self._url = url
+        self.url = url
         self._source = source
 
     async def send(self, *entries: Entry) -> tuple[Sent, ...]:
@@ -145,6 +145,11 @@ class SqsQueue:
         numbers = answer.get("Attributes") or {}
         return Counts(*(int(numbers.get(name, 0)) for name in _COUNTS))
 
+    def sibling(self, account: str, name: str) -> SqsQueue:
+        """Another queue of the region, over the same connections: whoever closes this one closes it."""
+        url = "/".join((*self.url.rstrip("/").split("/")[:-2], account, name))
+        return SqsQueue(self._service, url, rules_of(url))
+
     async def close(self) -> None:
         """Finish what was asked for and let go of the connections, which are the dead-letter queue's too."""
         await self._service.client.close()
@@ -215,7 +220,7 @@ class SqsQueue:
     async def _call(
         self, operation: str, request: dict[str, Any], *, wait_seconds: float = 0.0
     ) -> dict[str, Any]:
-        request["QueueUrl"] = self._url
+        request["QueueUrl"] = self.url
         try:
             body = await self._service.call(operation, _encode(request), wait_seconds=wait_seconds)
             return _decode_object(body) if body else {}

@@ -230,7 +230,7 @@ def test_a_failed_message_comes_again_and_then_to_the_dead_letters(template: Tem
         dead = queues[queue["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]]
         assert dead["MessageRetentionPeriod"] == 14 * 86_400
         assert dead.get("FifoQueue", False) == queue.get("FifoQueue", False)
-        assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == 15
 
 
 def test_the_worker_says_which_of_a_batch_failed(template: Template) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,15 @@ import pytest
 
 from agent_core import Agent, App, Message, Principal
 from agent_core.engine.runs import Inbound
-from agent_core.errors import ModelRefusedError
+from agent_core.errors import ModelBusyError, ModelRefusedError, StoreError
 from agent_core.messages import Prompt
 from agent_core.models.scripted import Line
+from agent_core.queues.base import Entry, Received, Rules
+from agent_core.queues.memory import MemoryQueue
+from agent_core.queues.pushed import PushedQueue
 from agent_core.testing import ManualClock, ScriptedModel, test_app
 from handlers import _shared, worker
+from tests.aws.emulator import Emulator, ServedClock
 
 ME = Principal()
 
@@ -116,6 +122,69 @@ async def test_what_was_accepted_near_the_end_is_left_to_others(root: Path) -> N
     assert failed(await worker.handle(app, event(root, "messages"), Context(milliseconds=2600))) == []
     await app.engine.drain()
     assert await texts(app, "greeting") == ["Hello", "You said: Hello"]
+
+
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_what_failed_comes_again_after_a_short_pause_though_its_queue_would_wait_long(
+    emulator: Emulator, fifo: bool
+) -> None:
+    clock = ServedClock(emulator)
+    queue = emulator.queue(clock, Rules(fifo=fifo, visibility_seconds=1800))
+    body = json.dumps({"message": "fail", "session_id": "a"})
+    await queue.send(Entry(body=body, group="a" if fifo else "", dedupe="1" if fifo else ""))
+    (record,) = await queue.receive()
+    app = test_app(
+        Agent(name="assistant", model=ScriptedModel([ModelBusyError("full")] * 20)),
+        clock=clock,
+        queue="sqs",
+        queue_url=f"{emulator.url}/{emulator.account}/another",
+        aws_region="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    try:
+        result = await worker.handle(app, event_of(record, emulator, queue.url), None)
+        assert result == {"batchItemFailures": [{"itemIdentifier": record.id}]}
+        assert await queue.receive() == ()
+        clock.advance(300)
+        (again,) = await queue.receive()
+        assert (again.body, again.receive_count) == (body, 2)
+    finally:
+        await app.close()
+        await queue.close()
+
+
+def event_of(record: Received, emulator: Emulator, url: str) -> dict[str, Any]:
+    attributes = {
+        "ApproximateReceiveCount": str(record.receive_count),
+        "SentTimestamp": str(int(record.sent_at * 1000)),
+        **({"MessageGroupId": record.group} if record.group else {}),
+    }
+    return {
+        "Records": [
+            {
+                "messageId": record.id,
+                "receiptHandle": record.receipt,
+                "body": record.body,
+                "attributes": attributes,
+                "eventSource": "aws:sqs",
+                "eventSourceARN": f"arn:aws:sqs:us-east-1:{emulator.account}:{url.rpartition('/')[2]}",
+            }
+        ]
+    }
+
+
+async def test_a_queue_that_does_not_answer_is_not_waited_for() -> None:
+    """The message comes again after the queue's own time-out then."""
+
+    class Silent(MemoryQueue):
+        async def extend(self, receipts: Sequence[str], seconds: int) -> tuple[str, ...]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    queue = PushedQueue(behind=Silent(ManualClock(), Rules()))
+    with pytest.raises(StoreError, match="did not answer within 1 s"):
+        await queue.extend(["r"], 5)
 
 
 def test_the_handler_as_the_platform_calls_it(

@@ -69,10 +69,26 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = {}
 
 
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A button: a click gives its `value`, or it leads to `url`."""
+
+    label: str
+    value: str = ""
+    url: str = ""
+
+
+class Click(msgspec.Struct, frozen=True, kw_only=True):
+    """A person chose a button with this value. The event says who and where; it has no parts."""
+
+    event: Event
+    value: str
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What a webhook says: events, and how the service wants to be answered."""
 
     events: tuple[Event, ...] = ()
+    click: Click | None = None
     ack: Response = Response(status=200)
 
 
@@ -109,6 +125,9 @@ class Channel:
 
     draft_seconds: ClassVar[float] = 3.0
     """Seconds from one change of such a message to the next."""
+
+    buttons: ClassVar[bool] = False
+    """Whether it can ask with buttons."""
 
     typing_seconds: ClassVar[float] = 0.0
     """How long the service shows a typing sign; 0 where it has none."""
@@ -165,6 +184,14 @@ class Channel:
     async def edit(self, letter: Letter, sent: str) -> None:
         """Put the letter in place of the message with the id `sent`. Only called where `edits` is set."""
         raise ChannelRefusedError(f"the channel {self.name} changes no messages")
+
+    async def ask(self, letter: Letter, choices: tuple[Choice, ...]) -> str:
+        """Send a message with buttons and return its id. Only called where `buttons` is set."""
+        raise ChannelRefusedError(f"the channel {self.name} has no buttons")
+
+    def told(self, click: Click, words: str) -> Response:
+        """How a click is acknowledged, with what came of it where the service shows that."""
+        return acknowledged()
 
     async def typing(self, address: str, options: Mapping[str, str]) -> None:
         """Show that an answer is on its way. Only called where `typing_seconds` is set."""

@@ -8,6 +8,8 @@ from agent_core.channels.guests import KIND, Guests
 from agent_core.channels.live import Live
 from agent_core.channels.media import Fetcher
 from agent_core.channels.post import Post
+from agent_core.channels.questions import Questions
+from agent_core.engine.due import ASK
 from agent_core.engine.engine import Engine
 from agent_core.engine.kit import Kit
 from agent_core.errors import ConfigError
@@ -30,6 +32,9 @@ def connect(kit: Kit, engine: Engine, settings: Settings, wire: Wire) -> Gateway
     kit.deliverers.update(dict.fromkeys(channels, post))
     kit.attendants.update(dict.fromkeys(channels, Live(post, channels, kit.clock)))
     kit.due[KIND] = post.tell_code
+    questions = Questions(post, channels, kit.store, kit.clock, settings.public_url)
+    kit.asks.update(name for name, channel in channels.items() if channel.buttons)
+    kit.due[ASK] = questions.ask
     kit.fetch.append(Fetcher(channels, kit.clock))
     guests = Guests(kit.store, kit.clock, engine.see_to)
     return Gateway(channels, engine, guests, settings.data_class)

@@ -14,7 +14,17 @@ from typing import Any
 import msgspec
 
 from agent_core.blobs.base import Blob
-from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, acknowledged, attachment
+from agent_core.channels.base import (
+    Channel,
+    Choice,
+    Click,
+    Event,
+    Letter,
+    Options,
+    Receipt,
+    acknowledged,
+    attachment,
+)
 from agent_core.channels.calls import json_of, json_request, read_answer, refused, stable_uuid
 from agent_core.channels.media import media_part
 from agent_core.channels.payload import dig, items_at, read_json, read_object, text_at
@@ -26,7 +36,7 @@ from agent_core.messages import Part, Text
 from agent_core.security.webhook import Webhook
 from agent_core.wire.base import Request, Response, Wire
 
-MESSAGE = "im.message.receive_v1"
+MESSAGE, PRESSED = "im.message.receive_v1", "card.action.trigger"
 _MENTION = re.compile(r"@_(?:user_\d+|all)\s*")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -70,6 +80,7 @@ class Feishu(Channel):
     Options = FeishuOptions
     limit = 30 * 1024 - 512
     pause = 0.3
+    buttons = True
 
     def __init__(self, name: str, options: FeishuOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)
@@ -87,6 +98,8 @@ class Feishu(Channel):
         payload = read_object(body)
         if payload.get("type") == "url_verification":
             return Receipt(ack=acknowledged({"challenge": text_at(payload, "challenge")}))
+        if text_at(payload, "header", "event_type") == PRESSED:
+            return Receipt(click=_click(payload), ack=acknowledged({}))
         if text_at(payload, "header", "event_type") != MESSAGE:
             return Receipt(ack=acknowledged({}))
         return Receipt(events=self._message(payload), ack=acknowledged({}))
@@ -97,18 +110,19 @@ class Feishu(Channel):
         parts = self._parts(message)
         if not parts or not sender or text_at(payload, "event", "sender", "sender_type") == "app":
             return ()
-        direct = text_at(message, "chat_type") == "p2p"
+        group = "" if text_at(message, "chat_type") == "p2p" else text_at(message, "chat_id")
         thread = text_at(message, "thread_id")
+        options = {"thread": thread, "group": group}
         return (
             Event(
                 id=text_at(payload, "header", "event_id"),
                 app=text_at(payload, "header", "app_id"),
                 parts=parts,
                 sender=sender,
-                group="" if direct else text_at(message, "chat_id"),
+                group=group,
                 thread=thread,
                 address=text_at(message, "message_id") if self.options.app_id else "",
-                options={"thread": thread} if thread else {},
+                options={name: value for name, value in options.items() if value},
             ),
         )
 
@@ -141,11 +155,29 @@ class Feishu(Channel):
 
     async def send(self, letter: Letter) -> str:
         """Reply to the message, as rich text. Sent again within an hour, it is the same message."""
-        asked: dict[str, Any] = {
-            "msg_type": "post",
-            "content": _post(letter.text),
-            "uuid": stable_uuid(letter.id),
-        }
+        return await self._reply(letter, "post", _post(letter.text))
+
+    async def ask(self, letter: Letter, choices: tuple[Choice, ...]) -> str:
+        """Ask with a card. https://open.feishu.cn/document/feishu-cards/card-json-v1-components/interactive-components/button
+
+        A click does not say whether it came from a group, so the button does.
+        """
+        group = letter.options.get("group", "")
+        buttons = [
+            {"tag": "button", "text": {"tag": "plain_text", "content": one.label}}
+            | ({"url": one.url} if one.url else {"value": {"sampan": one.value, "group": group}})
+            for one in choices
+        ]
+        words = {"tag": "markdown", "content": letter.text}
+        card = {"elements": [words, {"tag": "action", "actions": buttons}]}
+        return await self._reply(letter, "interactive", msgspec.json.encode(card).decode())
+
+    def told(self, click: Click, words: str) -> Response:
+        """What came of a click, shown for a moment."""
+        return acknowledged({"toast": {"type": "info", "content": words}} if words else {})
+
+    async def _reply(self, letter: Letter, kind: str, content: str) -> str:
+        asked: dict[str, Any] = {"msg_type": kind, "content": content, "uuid": stable_uuid(letter.id)}
         if letter.options.get("thread"):
             asked["reply_in_thread"] = True
         if not _NAME.fullmatch(letter.address):
@@ -196,6 +228,21 @@ class Feishu(Channel):
         if answer.status != 200:
             raise refused(answer, self.clock.now(), "Feishu's file")
         return Blob(answer.body, answer.headers.get("content-type", "").partition(";")[0])
+
+
+def _click(payload: Mapping[str, Any]) -> Click | None:
+    """A button of ours that was pressed. https://open.feishu.cn/document/feishu-cards/card-callback-communication"""
+    value, sender = dig(payload, "event", "action", "value"), text_at(payload, "event", "operator", "open_id")
+    if not sender or not text_at(value, "sampan"):
+        return None
+    event = Event(
+        id=text_at(payload, "header", "event_id"),
+        app=text_at(payload, "header", "app_id"),
+        parts=(),
+        sender=sender,
+        group=text_at(value, "group"),
+    )
+    return Click(event=event, value=text_at(value, "sampan"))
 
 
 def _post(text: str) -> str:

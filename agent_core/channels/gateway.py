@@ -6,8 +6,9 @@ import hashlib
 import logging
 from collections.abc import Mapping
 
-from agent_core.channels.base import Channel, Event
+from agent_core.channels.base import Channel, Click, Event
 from agent_core.channels.guests import Guests
+from agent_core.channels.questions import clicked
 from agent_core.engine.engine import Engine
 from agent_core.engine.runs import Delivery, Inbound
 from agent_core.errors import AgentError, MalformedError, NotFoundError
@@ -46,7 +47,16 @@ class Gateway:
             raise
         for event in receipt.events:
             await self._accept(channel, event)
-        return receipt.ack
+        return receipt.ack if receipt.click is None else await self._clicked(channel, receipt.click)
+
+    async def _clicked(self, channel: Channel, click: Click) -> Response:
+        """Have a click answer what a run asks. Sent again, it finds its question answered."""
+        if not await self.guests.admits(channel, click.event):
+            return channel.told(click, "")
+        principal, _ = conversation(channel, click.event)
+        words = await clicked(self._engine, principal, click)
+        log.info("channel=<%s>, event=<%s> | click: %s", channel.name, click.event.id, words)
+        return channel.told(click, words)
 
     async def _accept(self, channel: Channel, event: Event) -> None:
         """Store one event under its id, once; the same event again is the same run."""

@@ -13,7 +13,17 @@ from urllib.parse import urlencode
 import msgspec
 
 from agent_core.blobs.base import Blob
-from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, acknowledged, attachment
+from agent_core.channels.base import (
+    Channel,
+    Choice,
+    Click,
+    Event,
+    Letter,
+    Options,
+    Receipt,
+    acknowledged,
+    attachment,
+)
 from agent_core.channels.calls import lies_with, read_answer, refused
 from agent_core.channels.markdown import Dialect, render
 from agent_core.channels.media import media_part
@@ -73,6 +83,7 @@ class Slack(Channel):
     Options = SlackOptions
     limit = 4000
     edits = True
+    buttons = True
 
     def __init__(self, name: str, options: SlackOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)
@@ -88,7 +99,9 @@ class Slack(Channel):
         """An event, a slash command, or a click; the handshake is answered with its challenge."""
         if not body.lstrip().startswith(b"{"):
             form = hook.form()
-            return Receipt() if "payload" in form else Receipt(events=self._command(form))
+            if "payload" in form:
+                return Receipt(click=_click(read_object(form["payload"].encode())))
+            return Receipt(events=self._command(form))
         payload = read_object(body)
         if payload.get("type") == "url_verification":
             return Receipt(ack=acknowledged({"challenge": text_at(payload, "challenge")}))
@@ -163,9 +176,26 @@ class Slack(Channel):
 
     async def send(self, letter: Letter) -> str:
         """Post one message, marked with the letter's id so that it can be found again."""
+        return await self._post(letter, render(letter.text, MRKDWN))
+
+    async def ask(self, letter: Letter, choices: tuple[Choice, ...]) -> str:
+        """Ask with buttons, in the thread. https://docs.slack.dev/reference/block-kit/blocks/actions-block"""
         text = render(letter.text, MRKDWN)
+        buttons = [
+            {
+                "type": "button",
+                "text": {"type": "plain_text", "text": one.label},
+                "action_id": f"sampan_{number}",
+            }
+            | ({"url": one.url} if one.url else {"value": one.value})
+            for number, one in enumerate(choices)
+        ]
+        section = {"type": "section", "text": {"type": "mrkdwn", "text": text}}
+        return await self._post(letter, text, [section, {"type": "actions", "elements": buttons}])
+
+    async def _post(self, letter: Letter, text: str, blocks: list[Any] | None = None) -> str:
         response_url = letter.options.get("response_url", "")
-        if response_url:
+        if response_url and not blocks:
             return await self._respond(response_url, text)
         asked: dict[str, Any] = {
             "channel": letter.address,
@@ -174,6 +204,8 @@ class Slack(Channel):
             "unfurl_media": False,
             "metadata": {"event_type": "sampan_answer", "event_payload": {"id": letter.id}},
         }
+        if blocks:
+            asked["blocks"] = blocks
         if letter.options.get("thread"):
             asked["thread_ts"] = letter.options["thread"]
         return text_at(await self._call("chat.postMessage", asked), "ts")
@@ -238,6 +270,23 @@ class Slack(Channel):
         if blob.media_type == "text/html":  # what Slack gives to whom it does not know: its sign-in page
             raise ChannelRefusedError("Slack gives no file: the bot's token lacks files:read")
         return blob
+
+
+def _click(payload: Mapping[str, Any]) -> Click | None:
+    """A button of ours that was pressed. https://docs.slack.dev/reference/interaction-payloads/block_actions-payload"""
+    actions, sender = items_at(payload, "actions"), text_at(payload, "user", "id")
+    value = text_at(actions[0], "value") if actions else ""
+    if payload.get("type") != "block_actions" or not value or not sender:
+        return None
+    conversation = text_at(payload, "channel", "id")
+    event = Event(
+        id=text_at(payload, "trigger_id"),
+        app=text_at(payload, "team", "id"),
+        parts=(),
+        sender=sender,
+        group="" if conversation.startswith("D") else conversation,
+    )
+    return Click(event=event, value=value)
 
 
 def _readable(text: str) -> str:

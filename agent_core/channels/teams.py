@@ -13,7 +13,17 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from agent_core.blobs.base import Blob
-from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, acknowledged, attachment
+from agent_core.channels.base import (
+    Channel,
+    Choice,
+    Click,
+    Event,
+    Letter,
+    Options,
+    Receipt,
+    acknowledged,
+    attachment,
+)
 from agent_core.channels.calls import json_request, lies_with, read_answer
 from agent_core.channels.media import media_part
 from agent_core.channels.payload import items_at, read_object, text_at
@@ -46,6 +56,7 @@ SERVICES = (
 DRIVES = (".sharepoint.com", ".sharepoint.us", ".sharepoint-mil.us")
 """Where files that are shared in a chat lie. Their addresses carry their own leave; the token does not go there."""
 
+CARD = "application/vnd.microsoft.card.adaptive"
 DOWNLOAD = "application/vnd.microsoft.teams.file.download.info"
 
 _AT = re.compile(r"<at>[^<]*</at>\s*")
@@ -79,6 +90,7 @@ class Teams(Channel):
     Options = TeamsOptions
     limit = 7000  # 28 KB with four bytes for each
     edits = True
+    buttons = True
     typing_seconds = 4.0
 
     def __init__(self, name: str, options: TeamsOptions, *, wire: Wire, clock: Clock) -> None:
@@ -123,7 +135,8 @@ class Teams(Channel):
         activity = read_object(body)
         parts = self._parts(activity)
         sender = text_at(activity, "from", "aadObjectId") or text_at(activity, "from", "id")
-        if activity.get("type") != "message" or not parts or not sender:
+        pressed = text_at(activity, "value", "sampan")
+        if activity.get("type") != "message" or not (parts or pressed) or not sender:
             return Receipt(ack=acknowledged({}))
         conversation = text_at(activity, "conversation", "id")
         group, _, root = conversation.partition(";messageid=")
@@ -143,6 +156,8 @@ class Teams(Channel):
             address=conversation if self.options.app_secret else "",
             options=options,
         )
+        if pressed:
+            return Receipt(click=Click(event=event, value=pressed))
         return Receipt(events=(event,), ack=acknowledged({}))
 
     def _parts(self, activity: Mapping[str, Any]) -> tuple[Part, ...]:
@@ -169,6 +184,22 @@ class Teams(Channel):
         """Reply in the conversation. Teams can't tell what it has: after a crash a message may come twice."""
         reply_to = letter.options.get("reply_to", "")
         answer = await self._call("POST", letter.address, letter.options, self._message(letter), reply_to)
+        return text_at(answer, "id") or "sent"
+
+    async def ask(self, letter: Letter, choices: tuple[Choice, ...]) -> str:
+        """Ask with a card. https://learn.microsoft.com/microsoftteams/platform/task-modules-and-cards/cards/cards-actions"""
+        actions = [
+            {"type": "Action.OpenUrl", "title": one.label, "url": one.url}
+            if one.url
+            else {"type": "Action.Submit", "title": one.label, "data": {"sampan": one.value}}
+            for one in choices
+        ]
+        words = {"type": "TextBlock", "text": letter.text, "wrap": True}
+        card = {"type": "AdaptiveCard", "version": "1.4", "body": [words], "actions": actions}
+        asked = {**self._message(letter), "attachments": [{"contentType": CARD, "content": card}]}
+        del asked["text"]
+        reply_to = letter.options.get("reply_to", "")
+        answer = await self._call("POST", letter.address, letter.options, asked, reply_to)
         return text_at(answer, "id") or "sent"
 
     async def edit(self, letter: Letter, sent: str) -> None:

@@ -13,7 +13,17 @@ from typing import Any
 import msgspec
 
 from agent_core.blobs.base import Blob
-from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, attachment
+from agent_core.channels.base import (
+    Channel,
+    Choice,
+    Click,
+    Event,
+    Letter,
+    Options,
+    Receipt,
+    acknowledged,
+    attachment,
+)
 from agent_core.channels.calls import json_of, refused
 from agent_core.channels.markdown import PLAIN, Dialect, render
 from agent_core.channels.media import media_part
@@ -24,7 +34,7 @@ from agent_core.clock import Clock
 from agent_core.errors import ChannelRefusedError, ConfigError
 from agent_core.messages import Part, Text
 from agent_core.security.webhook import Webhook
-from agent_core.wire.base import Request, Wire
+from agent_core.wire.base import Request, Response, Wire
 
 SECRET_HEADER = "x-telegram-bot-api-secret-token"  # noqa: S105 - the name of a header
 _TOKEN = re.compile(r"\d+:[A-Za-z0-9_-]{10,}")
@@ -81,6 +91,7 @@ class Telegram(Channel):
     Options = TelegramOptions
     limit = 4096
     edits = True
+    buttons = True
     typing_seconds = 4.5
 
     def __init__(self, name: str, options: TelegramOptions, *, wire: Wire, clock: Clock) -> None:
@@ -97,6 +108,8 @@ class Telegram(Channel):
     def read(self, hook: Webhook, body: bytes) -> Receipt:
         """A message to the bot: any in private, in groups one that speaks to it."""
         update = read_object(body)
+        if isinstance(update.get("callback_query"), dict):
+            return Receipt(click=self._click(update["callback_query"]))
         message = update.get("message")
         sender = text_at(message, "from", "id")
         if not isinstance(message, dict) or not sender or dig(message, "from", "is_bot"):
@@ -122,6 +135,22 @@ class Telegram(Channel):
             options=options,
         )
         return Receipt(events=(event,) if parts else ())
+
+    def _click(self, query: Mapping[str, Any]) -> Click | None:
+        """A button that was pressed."""
+        chat, sender = text_at(query, "message", "chat", "id"), text_at(query, "from", "id")
+        direct = text_at(query, "message", "chat", "type") == "private"
+        if not chat or not sender or not text_at(query, "data"):
+            return None
+        event = Event(
+            id=text_at(query, "id"), app=self._bot, parts=(), sender=sender, group="" if direct else chat
+        )
+        return Click(event=event, value=text_at(query, "data"))
+
+    def told(self, click: Click, words: str) -> Response:
+        """Telegram takes a call as the answer to a webhook: the button's sign goes, and the words are shown."""
+        call = {"method": "answerCallbackQuery", "callback_query_id": click.event.id, "text": words}
+        return acknowledged(call)
 
     def _spoken_to(self, message: Mapping[str, Any], text: str) -> bool:
         """Whether a message in a group is for the bot: it names it, answers it, or is a command."""
@@ -157,11 +186,23 @@ class Telegram(Channel):
 
     async def send(self, letter: Letter) -> str:
         """Send one message; to a group that has become a supergroup, there."""
+        return await self._say(letter)
+
+    async def ask(self, letter: Letter, choices: tuple[Choice, ...]) -> str:
+        """Ask with buttons under the message. https://core.telegram.org/bots/api#inlinekeyboardbutton (64 bytes)"""
+        row = [
+            {"text": one.label} | ({"url": one.url} if one.url else {"callback_data": one.value})
+            for one in choices
+        ]
+        return await self._say(letter, {"reply_markup": {"inline_keyboard": [row]}})
+
+    async def _say(self, letter: Letter, more: Mapping[str, Any] | None = None) -> str:
         asked: dict[str, Any] = {
             "chat_id": letter.address,
             "text": render(letter.text, HTML),
             "parse_mode": "HTML",
             "link_preview_options": {"is_disabled": True},
+            **(more or {}),
         }
         if letter.options.get("topic"):
             asked["message_thread_id"] = int(letter.options["topic"])

@@ -10,13 +10,13 @@ import msgspec
 from agent_core.costs.ledger import ledger_record
 from agent_core.engine import keys
 from agent_core.engine.dead import DeadLetter
-from agent_core.engine.due import entry, moved
+from agent_core.engine.due import asking, entry, moved
 from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.reading import read_run
-from agent_core.engine.runs import Head, Pending, Run
+from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError
 from agent_core.messages import Message, Part, Principal, Text, to_record
@@ -38,6 +38,7 @@ class Closing:
         self._key, self._item = view.inbox[0]
         self._merged: list[tuple[Key, Pending]] = []
         self._summary: dict[str, Any] = {}
+        self.asks: list[tuple[Key, Due]] = []
 
     def summarised(self, summary: str, covered: int, sources: tuple[str, ...]) -> None:
         """Have the head keep this summary."""
@@ -113,7 +114,13 @@ class Closing:
     async def park(self, run: Run, journal: Journal) -> bool:
         """Let the run wait for a person, first in the inbox as it is; False where it was cancelled meanwhile."""
         until = max(question.expires_at for question in run.questions if question.status == "asked")
-        steps = await self._overflow(journal.writes(), room=MAX_WRITES - 5)
+        delivery = self._item.inbound.delivery
+        asks: list[Write] = []
+        if delivery is not None and delivery.kind in self._kit.asks:
+            key, due = asking(run, delivery, self._kit.clock.now())
+            asks.append(Put(key, to_record(due)))
+            self.asks.append((key, due))
+        steps = await self._overflow(journal.writes(), room=MAX_WRITES - 6)
         waiting = Put(
             journal.run_key,
             to_record(run),
@@ -121,7 +128,7 @@ class Closing:
             expires_at=run.created_at + self._kit.run_seconds,
         )
         try:
-            await self._leave((waiting, *moved(self._key, self._item, run, until), *steps))
+            await self._leave((waiting, *moved(self._key, self._item, run, until), *asks, *steps))
             return True
         except ConditionError as error:
             if error.index != 1:

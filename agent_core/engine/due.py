@@ -5,9 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from agent_core.engine import keys
-from agent_core.engine.runs import Due, Pending, Run
+from agent_core.engine.runs import Delivery, Due, Pending, Run
 from agent_core.messages import to_record
 from agent_core.store.base import Delete, Key, Put, Write
+
+ASK = "ask"
+"""The kind of entry that has a person asked, where their message came from, what a run waits for."""
+
+
+def asking(run: Run, delivery: Delivery, at: float) -> tuple[Key, Due]:
+    """The entry that has a person asked."""
+    due = msgspec.structs.replace(entry(run), kind=ASK, delivery=delivery)
+    return keys.due(at, run.principal.tenant, run.id, suffix=f"/{ASK}"), due
 
 
 def entry(run: Run) -> Due:

@@ -49,7 +49,8 @@ class Kit:
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
-    show them meanwhile that it is worked on. `feeds` are those of the runs that somebody in this process follows.
+    show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
+    entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows.
     `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
     and the entry. `fetch` brings attachments of messages.
     """
@@ -63,6 +64,7 @@ class Kit:
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)
     attendants: dict[str, Attendant] = field(default_factory=dict)
+    asks: set[str] = field(default_factory=set)
     due: dict[str, DueHandler] = field(default_factory=dict)
     fetch: list[Fetch] = field(default_factory=list)
     factors: Prover | None = None

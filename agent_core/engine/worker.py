@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import starmap
 
 import msgspec
 
@@ -37,7 +38,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import Finish, Message, Principal, from_record
-from agent_core.store.base import AtMost, Equals, Update
+from agent_core.store.base import AtMost, Equals, Key, Update
 
 log = logging.getLogger("sampan.engine")
 
@@ -69,6 +70,7 @@ class Worker:
         self._fresh = dict(fresh)
         self._stop_at = stop_at
         self._ended: list[Run] = []
+        self._asks: list[tuple[Key, Due]] = []
 
     async def work(self, history: int, *, whole: bool = False) -> bool:
         """Answer all that is in the inbox, then release the lease; False where another worker must go on.
@@ -91,7 +93,7 @@ class Worker:
             return True
         finally:
             if self._kit.deliverers:
-                await asyncio.gather(*map(self._push, self._ended))
+                await asyncio.gather(*map(self._push, self._ended), *starmap(self._ask, self._asks))
 
     async def _next(self, history: int, whole: bool) -> bool:
         """Answer the oldest message of the inbox; True when the lease is released."""
@@ -166,6 +168,7 @@ class Worker:
             )
             parked = await closing.park(waiting, journal)
             if parked:
+                self._asks += closing.asks
                 self._tell(waiting)
             return parked
         except HandOver:
@@ -222,6 +225,13 @@ class Worker:
         record = await self._kit.store.get(key)
         if record is not None:
             await push(self._kit, key, from_record(Due, record.fields))
+
+    async def _ask(self, key: Key, due: Due) -> None:
+        """Have a person asked at once, if there still is an entry for it; else the sweeper has."""
+        try:
+            await self._kit.due[due.kind](key, due)
+        except AgentError as error:
+            log.warning("run=<%s> | asking is left to the sweeper: %s", due.run_id, error)
 
     async def give_up(self, run_id: str, attempts: int) -> None:
         """End the first run of the inbox as failed, as every attempt at it died; a dead letter keeps its message."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from agent_core import Agent, Settings, build_app
+from agent_core import Agent, Settings, build_app, tool
 from agent_core.app import App
 from agent_core.errors import StoreBusyError
-from agent_core.messages import Image, Principal
+from agent_core.messages import Image, Message, Principal, Reply, ToolCall, Usage
 from agent_core.models.scripted import ScriptedModel
 from agent_core.store.base import Store
 from agent_core.store.memory import MemoryStore
@@ -25,7 +25,9 @@ from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
 from tests.agent_core.channels.services.feishu import FakeFeishu
 from tests.agent_core.channels.services.line import FakeLine
+from tests.agent_core.channels.services.slack import SpeakingSlack
 from tests.agent_core.channels.services.teams import FakeTeams
+from tests.agent_core.channels.services.telegram import SpeakingTelegram
 from tests.agent_core.channels.services.twilio import FakeTwilio
 from tests.agent_core.channels.services.wecom import FakeWeCom
 from tests.agent_core.channels.services.whatsapp import FakeWhatsApp
@@ -39,6 +41,8 @@ SPEAKERS: list[type[Speaker]] = [
     FakeWhatsApp,
     FakeTwilio,
     FakeTeams,
+    SpeakingSlack,
+    SpeakingTelegram,
 ]
 NOW = 1_700_000_000.0
 
@@ -86,7 +90,11 @@ def talk(request: pytest.FixtureRequest) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def make(
-            *script: Any, store: Store | None = None, clock: ManualClock | None = None, **options: str
+            *script: Any,
+            store: Store | None = None,
+            clock: ManualClock | None = None,
+            tools: Sequence[Any] = (),
+            **options: str,
         ) -> Talk:
             service: Speaker = request.param()
             service.url = stack.enter_context(serving(service))
@@ -95,7 +103,7 @@ def talk(request: pytest.FixtureRequest) -> Iterator[Make]:
             own = {"kind": service.kind, "open": "true", **service.settings(), **options}
             app = build_app(
                 Settings(store="memory", channels={service.kind: own}, public_url="https://sampan.test"),
-                agents=[Agent(name="assistant", model=model)],
+                agents=[Agent(name="assistant", model=model, tools=list(tools))],
                 clock=clock,
                 store=store,
             )
@@ -217,3 +225,97 @@ async def test_after_a_crash_nothing_is_lost_nor_doubled_where_the_service_can_t
     clock.advance(400)
     assert (await home.app.engine.sweep()).pushed == 1
     assert home.service.texts == ["Only once."] * (1 if home.service.once else 2)
+
+
+BUTTONS = ("slack", "feishu", "telegram", "teams")
+
+
+def asking(home: Talk) -> bool:
+    """Whether the service has buttons; where it has none, nothing is asked in the chat."""
+    return home.service.kind in BUTTONS
+
+
+def wants(name: str) -> Reply:
+    """The model wishes to call a tool."""
+    call = ToolCall("c1", name, '{"cents": 5}')
+    return Reply(
+        message=Message(role="assistant", tool_calls=(call,)),
+        finish="tool_calls",
+        usage=Usage(input=10, output=5),
+    )
+
+
+@pytest.mark.parametrize(("answer", "paid"), [("Approve", [5]), ("Deny", [])])
+@pytest.mark.parametrize("group", ["", "room"])
+async def test_a_click_answers_what_a_run_asks(talk: Make, answer: str, paid: list[int], group: str) -> None:
+    """Only a click of the person who asked, and only the first; in a group too."""
+    done: list[int] = []
+
+    @tool(effects="once", approval=True)
+    def refund(cents: int) -> str:
+        """Pay back."""
+        done.append(cents)
+        return "paid"
+
+    home = talk(wants("refund"), "As you wish.", clock=ManualClock(NOW), tools=[refund])
+    if not asking(home):
+        assert home.app.engine._kit.asks == set()
+        return
+    await home.say("Refund it", name="61", group=group)
+    [question] = await home.settled()
+    assert "refund" in question
+    assert "cents" in question
+    value = home.service.buttons()[answer]
+    now = home.clock.now()
+    for number, (who, forged) in enumerate([("bob", value), ("ada", value[:-3] + "xyz"), ("ada", "yes:1:2")]):
+        press = home.service.press(forged, name=f"7{number}", who=who, group=group, now=now)
+        assert (await home.post(press)).status_code == 200
+    assert await home.settled() == [question], "nothing but the person's own click counts"
+    for _ in range(3):
+        press = home.service.press(value, name="77", who="ada", group=group, now=now)
+        assert (await home.post(press)).status_code == 200
+    assert (await home.settled())[1:] == ["As you wish."]
+    assert done == paid
+
+
+async def test_where_a_second_factor_is_needed_the_button_leads_to_the_console(talk: Make) -> None:
+    @tool(effects="once", approval=True, stepup=True)
+    def refund(cents: int) -> str:
+        """Pay back."""
+        raise AssertionError("a click must not approve it")
+
+    home = talk(wants("refund"), "No.", clock=ManualClock(NOW), tools=[refund])
+    if not asking(home):
+        assert home.app.engine._kit.asks == set()
+        return
+    await home.say("Refund it", name="81")
+    await home.settled()
+    buttons = home.service.buttons()
+    assert buttons["Approve on the console"].startswith("https://sampan.test/console/runs/")
+    forged = buttons["Deny"].replace("no:", "yes:")
+    for name, value in (("82", forged), ("83", buttons["Deny"])):
+        press = home.service.press(value, name=name, who="ada", group="", now=home.clock.now())
+        assert (await home.post(press)).status_code == 200
+    assert (await home.settled())[1:] == ["No."]
+
+
+async def test_a_question_that_did_not_arrive_is_asked_again(talk: Make) -> None:
+    @tool(effects="once", approval=True)
+    def refund(cents: int) -> str:
+        """Pay back."""
+        return "paid"
+
+    home = talk("Warm.", wants("refund"), clock=ManualClock(NOW), tools=[refund])
+    if not asking(home):
+        assert home.app.engine._kit.asks == set()
+        return
+    await home.say("Hi", name="91")
+    await home.settled()
+    home.service.next_answers = [home.service.LIMITED]
+    await home.say("Refund it", name="92")
+    assert await home.settled() == ["Warm."]
+    home.clock.advance(61)
+    await home.app.engine.sweep()
+    await home.app.engine.sweep()
+    assert len(home.service.texts) == 2
+    assert set(home.service.buttons()) == {"Approve", "Deny"}

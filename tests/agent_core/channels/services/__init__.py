@@ -27,7 +27,6 @@ class Speaker(Service):
     """Whether the same letter sent again is one message for the service."""
 
     groups: ClassVar[bool] = True
-    files: dict[str, tuple[str, bytes]]
 
     LIMITED: ClassVar[Said] = Said(429, {}, {"retry-after": "30"})
     """What it says to who sends too fast; to wait 30 seconds."""
@@ -41,6 +40,14 @@ class Speaker(Service):
 
     def hook(self, text: str, *, name: str, who: str, group: str, file: str, now: float) -> Hook:
         """Something said by `who`, in a group or to the bot alone, with a picture of that name or without."""
+        raise NotImplementedError
+
+    def buttons(self) -> dict[str, str]:
+        """The buttons of its last message by their words: the value, or the address that it leads to."""
+        raise NotImplementedError
+
+    def press(self, value: str, *, name: str, who: str, group: str, now: float) -> Hook:
+        """The webhook of a click on the button with this value."""
         raise NotImplementedError
 
     def size(self, text: str) -> int:

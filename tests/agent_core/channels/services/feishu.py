@@ -42,6 +42,7 @@ class FakeFeishu(Speaker):
         super().__init__()
         self.token = ""
         self.tokens_given = 0
+        self.values: dict[str, dict[str, str]] = {}
         self.heard: dict[str, str] = {}
 
     def settings(self) -> dict[str, str]:
@@ -79,6 +80,20 @@ class FakeFeishu(Speaker):
             },
             now,
         )
+
+    def buttons(self) -> dict[str, str]:
+        _, actions = self.messages[-1]["card"]["elements"]
+        assert actions["tag"] == "action"
+        self.values = {one["text"]["content"]: one.get("value", {}) for one in actions["actions"]}
+        return {
+            one["text"]["content"]: one.get("url") or one["value"]["sampan"] for one in actions["actions"]
+        }
+
+    def press(self, value: str, *, name: str, who: str, group: str, now: float) -> Hook:
+        given = next((one for one in self.values.values() if one.get("sampan") == value), {"sampan": value})
+        header = {"event_id": name, "event_type": "card.action.trigger", "app_id": "cli_1", "token": WORD}
+        event = {"operator": {"open_id": who}, "action": {"value": given, "tag": "button"}}
+        return self.signed({"schema": "2.0", "header": header, "event": event}, now)
 
     def signed(self, payload: Any, now: float) -> Hook:
         body = json.dumps({"encrypt": sealed(json.dumps(payload).encode())}).encode()
@@ -121,6 +136,14 @@ class FakeFeishu(Speaker):
         if len(body) > self.limit:
             return Said(400, {"code": 230025, "msg": "The length of the message content reaches its limit."})
         same = [one for one in self.messages if one["uuid"] == asked["uuid"]]
+        if asked["msg_type"] == "interactive":
+            card = json.loads(asked["content"])
+            if not same:
+                text = card["elements"][0]["content"]
+                self.add(text, where=self.heard[to], uuid=asked["uuid"], card=card)
+            return Said(
+                value={"code": 0, "msg": "success", "data": {"message_id": f"om_a{len(self.messages)}"}}
+            )
         [[element]] = json.loads(asked["content"])["zh_cn"]["content"]
         if asked["msg_type"] != "post" or element["tag"] != "md" or not element["text"]:
             return Said(400, {"code": 230099, "msg": "Failed to create card content"})

@@ -62,6 +62,21 @@ class FakeTeams(Speaker):
             activity["attachments"].append(picture)
         return self.signed(activity, now)
 
+    def buttons(self) -> dict[str, str]:
+        [card] = self.messages[-1]["activity"]["attachments"]
+        assert card["contentType"] == "application/vnd.microsoft.card.adaptive"
+        assert card["content"]["type"] == "AdaptiveCard"
+        actions = card["content"]["actions"]
+        return {
+            one["title"]: one["url"] if one["type"] == "Action.OpenUrl" else one["data"]["sampan"]
+            for one in actions
+        }
+
+    def press(self, value: str, *, name: str, who: str, group: str, now: float) -> Hook:
+        activity = json.loads(self.hook("", name=name, who=who, group=group, file="", now=now).body)
+        del activity["text"]
+        return self.signed({**activity, "value": {"sampan": value}}, now)
+
     def signed(self, activity: Any, now: float) -> Hook:
         claims = {
             "iss": "https://api.botframework.com",

@@ -319,3 +319,68 @@ async def test_a_question_that_did_not_arrive_is_asked_again(talk: Make) -> None
     await home.app.engine.sweep()
     assert len(home.service.texts) == 2
     assert set(home.service.buttons()) == {"Approve", "Deny"}
+
+
+@pytest.mark.parametrize("talk", [FakeDiscord], indirect=True)
+async def test_discord_answers_by_the_bot_when_the_command_has_ended(talk: Make) -> None:
+    home = talk("Late.")
+    home.service.ended.add("token-1")
+    await home.say("Hi", group="room")
+    assert await home.settled() == ["Late."]
+    assert home.service.reached() == ["room"]
+
+
+@pytest.mark.parametrize("talk", [FakeDingTalk], indirect=True)
+async def test_dingtalk_answers_by_the_robot_when_the_session_has_ended(talk: Make) -> None:
+    home = talk("To one.", "To all.")
+    home.service.ended = True
+    for number, group in enumerate(["", "room"]):
+        await home.say("Hi", name=f"1{number}", group=group)
+        await home.settled()
+    assert [(one["where"], one["by"]) for one in home.service.messages] == [
+        ("cid-ada", "robot"),
+        ("room", "robot"),
+    ]
+
+
+@pytest.mark.parametrize("talk", [FakeLine], indirect=True)
+async def test_line_replies_by_the_token_and_pushes_where_it_is_spent(talk: Make) -> None:
+    home = talk("By reply.", "By push.", clock=ManualClock(NOW), reply="true")
+    await home.say("Hi", name="1")
+    await home.settled()
+    hook = home.hook("Hi", name="2")
+    home.service.tokens.clear()
+    await home.post(hook)
+    await home.settled()
+    assert [(one["text"], one["by"]) for one in home.service.messages] == [
+        ("By reply.", "reply"),
+        ("By push.", "push"),
+    ]
+
+
+@pytest.mark.parametrize("talk", [FakeFeishu, FakeWeCom], indirect=True)
+async def test_an_access_token_is_kept_renewed_and_fetched_anew_where_refused(talk: Make) -> None:
+    home = talk(*"abcd")
+    for number in range(2):
+        await home.say("Hi", name=f"1{number}")
+        await home.settled()
+    assert home.service.tokens_given == 1
+    home.service.token = "revoked"
+    await home.say("Hi", name="12")
+    await home.settled()
+    assert home.service.tokens_given == 2
+    home.clock.advance(7200 - 299)
+    await home.say("Hi", name="13")
+    assert await home.settled() == list("abcd")
+    assert home.service.tokens_given == 3
+
+
+@pytest.mark.parametrize("talk", [FakeTeams], indirect=True)
+async def test_teams_gives_its_token_to_no_other_service(talk: Make) -> None:
+    """Although the token that signs the message covers the address."""
+    home = talk("Secret.", service="https://connector.example")
+    await home.say("Hi")
+    assert await home.settled() == []
+    assert home.service.calls == ["GET /keys"]
+    [letter] = await home.app.engine.dead(Principal())
+    assert "serviceUrl" in letter.reason

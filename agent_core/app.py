@@ -22,6 +22,7 @@ from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.engine import Engine
 from agent_core.engine.kit import Deliverer, Kit
+from agent_core.engine.prompts import check_prompts
 from agent_core.engine.runs import CALLBACK, Due
 from agent_core.engine.sweeper import Swept
 from agent_core.errors import ConfigError, StoreError
@@ -36,6 +37,7 @@ from agent_core.schedules.records import KIND as SCHEDULE
 from agent_core.schedules.service import Schedules, Times
 from agent_core.security.door import Door
 from agent_core.security.seal import Seal
+from agent_core.security.secrets import REFERENCE, Secrets, SecretWire, resolved
 from agent_core.security.totp import Factors
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
@@ -220,6 +222,7 @@ def build_app(
         raise ConfigError(
             f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there"
         )
+    check_prompts(found, Secrets(settings.secrets()))
     common = load_plugins(settings.plugins)
     models: dict[str, Model] = {}
     bound = {
@@ -297,7 +300,7 @@ def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) 
         from agent_core.wire.outside import OutsideWire
 
         reach = LOCAL_CALLBACKS if settings.local_callbacks else CALLBACKS
-        deliverers[CALLBACK] = Callback(OutsideWire(wire, reach), clock, settings.callback_secret)
+        deliverers[CALLBACK] = Callback(OutsideWire(wire, reach), clock, resolved(settings.callback_secret))
     if settings.websocket_url:
         from agent_core.api.connections import KIND, Connections
         from agent_core.aws.connections import ConnectionsApi
@@ -446,10 +449,17 @@ def _model(
     spec = resolve(wanted, settings)
     key = repr(spec)
     if key not in models:
-        model = make_model(spec, settings, wire, clock)
+        model = make_model(spec, settings, _with_secrets(settings, wire), clock)
         found = getattr(model, "batches", None)
         models[key] = PrefetchedModel(model, found) if found else model
     return models[key]
+
+
+def _with_secrets(settings: Settings, wire: Wire) -> Wire:
+    """The wire of models, whose keys may be named instead of given."""
+    keys = (settings.model_api_key, settings.openai_api_key, settings.anthropic_api_key)
+    named = [key for key in keys if REFERENCE.fullmatch(key)]
+    return SecretWire(wire, named) if named else wire
 
 
 def _output(agent: Agent) -> tuple[dict[str, Any] | None, Any]:

@@ -40,6 +40,9 @@ SECRET = (
 )
 
 
+_SECRET_OPTION = re.compile("secret|token|key|password")
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a process is told from outside."""
 
@@ -289,6 +292,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     f"{variable(field)}={_shown(field, value)} can't be used: {error}"
                 ) from None
         return msgspec.convert(values, cls, strict=False)
+
+    def secrets(self) -> tuple[str, ...]:
+        """The values that must be seen nowhere: secret settings, and what channels are given as tokens or secrets."""
+        own = [getattr(self, field) for field in SECRET]
+        for options in self.channels.values():
+            own += [value for name, value in options.items() if _SECRET_OPTION.search(name)]
+        values = (part for value in own for part in (value.split() if isinstance(value, str) else value))
+        return tuple(dict.fromkeys(filter(None, values)))
 
     def public(self) -> dict[str, Any]:
         """All settings, secrets masked: for people to look at."""

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from agent_core.app import App, ASGIApp, build_app
+from agent_core.security.secrets import Secrets, guard_logs
 from agent_core.wire.tls import shared_context
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ def _left(app: App, end: float) -> float | None:
 def _log(app: App) -> None:
     """Our lines from the level of the settings on, through the platform's own handler, which knows the request."""
     logging.getLogger("sampan").setLevel(app.settings.log_level.upper())
+    guard_logs(Secrets(app.settings.secrets()))
 
 
 def _flush() -> None:

@@ -20,6 +20,7 @@ from agent_core.app import App, build_app
 from agent_core.cli.screen import complain, say
 from agent_core.cli.shutdown import shut
 from agent_core.errors import AgentError
+from agent_core.security.secrets import Secrets, guard_logs
 from agent_core.settings import Settings
 
 GRACE_SECONDS = 10
@@ -127,5 +128,6 @@ def _log_to_stderr(settings: Settings) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s | %(message)s",
     )
+    guard_logs(Secrets(settings.secrets()))
     for chatty in ("uvicorn.error", "asyncio", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

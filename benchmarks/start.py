@@ -10,6 +10,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def run(*, quick: bool = False) -> Report:
     with tempfile.TemporaryDirectory(prefix="sampan-bench-") as folder:
         for number in range(1 if quick else ROUNDS + 1):
             _round(commands, starts, folder, counted=quick or number > 0)
-        profile = _profile(BUILD, folder, rounds=1 if quick else 3)
+        profile = profile_of(f"DATA = {folder!r}\n{BUILD}", ROOT, {}, rounds=1 if quick else 3)
     return _report(starts, profile, skipped)
 
 
@@ -115,15 +116,17 @@ def _process(python: str, code: str, folder: str) -> Probe:
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)")
 
 
-def _profile(code: str, folder: str, rounds: int) -> list[tuple[str, float]]:
+def profile_of(
+    code: str, folder: Path, environment: Mapping[str, str], *, rounds: int
+) -> list[tuple[str, float]]:
     """Milliseconds of loading by top-level package, dearest first: what its modules take themselves."""
     spent: dict[str, list[int]] = defaultdict(list)
     for _ in range(rounds):
-        command = [sys.executable, "-X", "importtime", "-c", f"DATA = {folder!r}\n{code}"]
+        command = [sys.executable, "-X", "importtime", "-c", code]
         result = subprocess.run(
             command,
-            cwd=ROOT,
-            env=clean_environment(),
+            cwd=folder,
+            env=clean_environment(**environment),
             capture_output=True,
             text=True,
             check=True,

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from benchmarks import venv
+from benchmarks import tls, venv
 from benchmarks.function import Used, function
 from benchmarks.machine import ROOT, BenchmarkError
 from benchmarks.servers import free_port, mock_model, running
@@ -36,6 +36,7 @@ PEERS = {
     "LiteLLM": "lambda_litellm",
 }
 BARE = "a handler that does nothing"
+OVER_TLS = ", over TLS"
 CHART = Path(__file__).with_name("cold_start.svg")
 PAGE = Path(__file__).with_name("cold_start.md")
 LOAD_ALL = "from handlers import api, _shared\n_shared.asgi()\n"
@@ -47,6 +48,7 @@ class Target(NamedTuple):
     handler: str
     folder: Path
     python: str = sys.executable
+    tls: bool = False
 
 
 class Start(NamedTuple):
@@ -63,25 +65,25 @@ def run(*, quick: bool = False) -> Report:
         targets, size = _targets(folder, quick=quick)
         starts: dict[str, list[Start]] = {name: [] for name in targets}
         failed: dict[str, str] = {}
-        with _doubles(folder) as environment:
+        with _doubles(folder) as (plain, over_tls):
             for round_ in range(1 if quick else PAIRS + 1):
                 for name, target in targets.items():
                     if name in failed:
                         continue
                     try:
-                        start = _start(target, folder, environment)
+                        start = _start(target, folder, over_tls if target.tls else plain)
                     except BenchmarkError as error:
-                        if name in (OURS, BASELINE):
+                        if name.removesuffix(OVER_TLS) in (OURS, BASELINE):
                             raise
                         failed[name] = str(error)
                         continue
                     if quick or round_:
                         starts[name].append(start)
             warm = {
-                name: _warm(targets[name], folder, environment, calls=20 if quick else WARM)
+                name: _warm(targets[name], folder, plain, calls=20 if quick else WARM)
                 for name in (OURS, BASELINE)
             }
-            known = environment | {"AWS_REGION": "us-east-1"}
+            known = plain | {"AWS_REGION": "us-east-1"}
             profile = profile_of(LOAD_ALL, targets[OURS].folder, known, rounds=1 if quick else 3)
     report = _report(starts, warm, size, profile)
     report.notes += [f"- {name} was left out: {words}" for name, words in failed.items()]
@@ -117,6 +119,7 @@ def _targets(folder: Path, *, quick: bool) -> tuple[dict[str, Target], tuple[flo
         BASELINE: Target("benchmarks.peers.powertools_handler.handler", peers),
         BARE: Target("nothing.handler", peers),
     }
+    targets |= {name + OVER_TLS: targets[name]._replace(tls=True) for name in (OURS, BASELINE)}
     if not quick:
         python = str(venv.peers_python())
         targets |= {
@@ -127,25 +130,40 @@ def _targets(folder: Path, *, quick: bool) -> tuple[dict[str, Target], tuple[flo
 
 
 @contextmanager
-def _doubles(folder: Path) -> Iterator[dict[str, str]]:
-    """A model and a table that answer at once, and what a function must know of them."""
-    port = free_port()
+def _doubles(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """A model and a table that answer at once, and what a function must know of them: over plain HTTP, over TLS."""
+    port, table_tls, model_tls = free_port(), free_port(), free_port()
     command = [sys.executable, "-m", "benchmarks.table_double", str(port)]
+    front = [sys.executable, "-m", "benchmarks.tls"]
     with (
         mock_model(folder / "model.log", latency_ms=0) as mock,
         running(command, port, folder / "table.log"),
+        running([*front, str(table_tls), str(port)], table_tls, folder / "table-tls.log"),
+        running([*front, str(model_tls), str(mock.port)], model_tls, folder / "model-tls.log"),
     ):
         mock.ask("_config", tool_calls=False)
-        yield {
+        plain = {
             "MODEL_ENDPOINT": mock.endpoint,
             "MODEL_NAME": "mock",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
             "TABLE": "table",
+            "IS_LOCAL": "true",  # nobody is asked for a key, as by the baseline
             "SAMPAN_STORE": "dynamodb",
             "SAMPAN_TABLE": "table",
             "SAMPAN_QUEUE": "sqs",
             "SAMPAN_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/queue",
         }
+        authorities = tls.bundle(folder / "authorities.pem")
+        yield (
+            plain,
+            plain
+            | {
+                "MODEL_ENDPOINT": f"https://localhost:{model_tls}/v1",
+                "AWS_ENDPOINT_URL": f"https://localhost:{table_tls}",
+                "SSL_CERT_FILE": authorities,
+                "AWS_CA_BUNDLE": authorities,
+            },
+        )
 
 
 def event() -> dict[str, Any]:
@@ -184,8 +202,8 @@ def _report(
     profile: list[tuple[str, float]],
 ) -> Report:
     base = [start.answered.cpu for start in starts[BASELINE]]
-    ratios = [start.answered.cpu / other for start, other in zip(starts[OURS], base, strict=True)]
-    ratio = median(ratios)
+    ratios, tls_ratios = _ratios(starts, ""), _ratios(starts, OVER_TLS)
+    ratio, tls_ratio = median(ratios), median(tls_ratios)
     report = Report(
         "cold_start",
         "A cold start on Lambda, to the first answer",
@@ -193,6 +211,8 @@ def _report(
         goals=[
             Goal("CPU to the baseline's, must hold", ratio, 0.5, "x"),
             Goal("CPU to the baseline's, the goal", ratio, 0.4, "x"),
+            Goal("CPU to the baseline's over TLS, must hold", tls_ratio, 0.5, "x"),
+            Goal("CPU to the baseline's over TLS, the goal", tls_ratio, 0.4, "x"),
             Goal("peak memory", median(start.answered.peak for start in starts[OURS]), 42, "MiB"),
             Goal("CPU of a durable turn, warm", warm[OURS], 3, "ms"),
             Goal("the zip", size[0], 15, "MB"),
@@ -209,13 +229,21 @@ def _report(
     shares = ", ".join(f"{root} {milliseconds:.1f}" for root, milliseconds in profile[:16])
     report.notes = [
         f"- A fresh process of awslambdaric with compiled files, {len(base)} rounds in turn, CPU of the whole process, "
-        f"user and system; medians, and the ratio of each pair's (from {min(ratios):.2f} to {max(ratios):.2f}).",
+        f"user and system; medians, and the ratio of each pair's (from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}; over TLS from {min(tls_ratios):.2f} to {max(tls_ratios):.2f}).",
         "- Ours is the unzipped package: accept and lease, query, model call, commit. The baseline reads, calls the "
-        "model and writes. The other peers call the model and keep nothing. Doubles answer at once over plain HTTP, so "
-        "that no TLS handshake is in any row; the baseline's httpx makes a TLS context all the same.",
+        "model and writes. The other peers call the model and keep nothing. Doubles answer at once. Over plain "
+        "HTTP there is no handshake, and ours makes no TLS context, while the baseline's httpx makes one all the same; "
+        "the rows over TLS are what a function meets at AWS. `x baseline` is to the baseline over plain HTTP.",
         f"- What importing costs on our path, in ms by package: {shares}.",
     ]
     return report
+
+
+def _ratios(starts: Mapping[str, list[Start]], way: str) -> list[float]:
+    """Our CPU to the baseline's, pair by pair."""
+    pairs = zip(starts[OURS + way], starts[BASELINE + way], strict=True)
+    return [ours.answered.cpu / other.answered.cpu for ours, other in pairs]
 
 
 def chart(bars: Mapping[str, float]) -> str:
@@ -228,7 +256,7 @@ def chart(bars: Mapping[str, float]) -> str:
     ]
     for number, (name, value) in enumerate(sorted(bars.items(), key=lambda bar: bar[1])):
         top, width = number * height + 6, value / widest * 420
-        colour = "#0a7d62" if name == OURS else "#9aa5b1"
+        colour = "#0a7d62" if name.startswith(OURS) else "#9aa5b1"
         lines += [
             f'<text x="262" y="{top + 16}" text-anchor="end" fill="#57606a">{name}</text>',
             f'<rect x="270" y="{top}" width="{width:.1f}" height="{height - 6}" fill="{colour}"/>',

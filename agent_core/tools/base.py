@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from agent_core.errors import ConfigError
 from agent_core.messages import Effects, ToolSpec
-from agent_core.tools import signature
+from agent_core.tools import plain, signature
 from agent_core.tools.arguments import Arguments
 from agent_core.tools.signature import Signature
 
@@ -103,6 +103,9 @@ class Tool:
             from agent_core.tools.given import GivenArguments
 
             return GivenArguments(self.name, self.given_schema)
+        schema = plain.schema_of(self.signature)
+        if schema is not None:
+            return plain.PlainArguments(self.name, self.signature, schema)
         from agent_core.tools.schema import TypedArguments
 
         return TypedArguments(self.name, self.signature)

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from agent_core.errors import ConfigError
 from agent_core.tools.arguments import ArgumentsError
+from agent_core.tools.plain import annotated_words
 from agent_core.tools.shape import simplify
 from agent_core.tools.signature import MISSING, Argument, Signature
 
@@ -115,7 +116,7 @@ def _model(name: str, fields: dict[str, Argument]) -> type[BaseModel]:
 def _field(argument: Argument) -> tuple[Any, FieldInfo]:
     """The annotation and the field: description from Annotated[..., "words"], else Field, else the docstring."""
     annotation = argument.annotation
-    words = _annotated_words(annotation)
+    words = annotated_words(annotation)
     if isinstance(argument.default, FieldInfo):
         given = argument.default
         annotation = Annotated[annotation, given]
@@ -131,12 +132,6 @@ def _field(argument: Argument) -> tuple[Any, FieldInfo]:
     if default is not ...:
         options["default"] = default
     return annotation, Field(**options)
-
-
-def _annotated_words(annotation: Any) -> str:
-    if get_origin(annotation) is not Annotated:
-        return ""
-    return next((extra for extra in get_args(annotation)[1:] if isinstance(extra, str)), "")
 
 
 def _field_words(annotation: Any) -> str:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import batch, cold_start, session, start, trips, turn, worker
+from benchmarks import batch, cold_start, dynamodb, session, start, trips, turn, worker
 from benchmarks.machine import BenchmarkError, describe, require_linux
 from benchmarks.table import README, write
 
@@ -18,6 +18,7 @@ ALL = {
     "trips": trips.run,
     "batch": batch.run,
     "worker": worker.run,
+    "dynamodb": dynamodb.run,
 }
 
 PAGES = {"cold_start": cold_start.PAGE}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, servers, session, soak, start, trips, turn, worker
+from benchmarks import batch, cold_start, servers, session, soak, start, trips, turn, worker
 from benchmarks.machine import BenchmarkError
 from benchmarks.table import README, Goal, Report, show, write
 
@@ -28,6 +29,22 @@ def test_start_measures_three_ways_to_start() -> None:
     assert [goal.limit for goal in report.goals] == [350, 60, 0]
     assert report.goals[2].met
     assert "standard library" in report.notes[2]
+
+
+def test_cold_start_compares_the_package_with_a_handler_made_by_hand(shared_data: Path) -> None:
+    report = cold_start.run(quick=True)
+    found = rows(report)
+    ways = (cold_start.OURS, cold_start.BASELINE)
+    assert list(found) == [*ways, cold_start.BARE, *(name + cold_start.OVER_TLS for name in ways)]
+    for name in ways:
+        for cpu, least, loading, _, peak, _ in (found[name], found[name + cold_start.OVER_TLS]):
+            assert 10 < loading < cpu < 10_000
+            assert least <= cpu
+            assert 10 < peak < 500
+        assert 0 < found[name][-1] < 100
+    assert [goal.limit for goal in report.goals] == [0.5, 0.4, 0.5, 0.4, 42, 3, 15, 40]
+    chart = ElementTree.fromstring(cold_start.chart({"a": 1.0, cold_start.OURS: 2.0}))
+    assert len(chart.findall("{*}rect")) == 2
 
 
 def test_turn_compares_servers_over_http(shared_data: Path) -> None:

@@ -106,7 +106,7 @@ class Tool:
         schema = plain.schema_of(self.signature)
         if schema is not None:
             return plain.PlainArguments(self.name, self.signature, schema)
-        from agent_core.tools.schema import TypedArguments
+        from agent_core.tools.schema import TypedArguments  # it loads pydantic
 
         return TypedArguments(self.name, self.signature)
 

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from agent_core.tools.arguments import Arguments
-from agent_core.tools.signature import MISSING, Argument, Signature
+from agent_core.tools.signature import MISSING, Argument, Signature, annotated_words
 
 _TYPES: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
@@ -60,13 +60,6 @@ def schema_of(signature: Signature) -> dict[str, Any] | None:
         **({"required": required} if required else {}),
         "type": "object",
     }
-
-
-def annotated_words(annotation: Any) -> str:
-    """The words of `Annotated[..., "words"]`."""
-    if get_origin(annotation) is not Annotated:
-        return ""
-    return next((extra for extra in get_args(annotation)[1:] if isinstance(extra, str)), "")
 
 
 def _property(argument: Argument) -> dict[str, Any] | None:

@@ -17,9 +17,8 @@ from pydantic_core import ErrorDetails
 
 from agent_core.errors import ConfigError
 from agent_core.tools.arguments import ArgumentsError
-from agent_core.tools.plain import annotated_words
 from agent_core.tools.shape import simplify
-from agent_core.tools.signature import MISSING, Argument, Signature
+from agent_core.tools.signature import MISSING, Argument, Signature, annotated_words
 
 _CONFIG = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=False)
 _JSON_IN_A_STRING = {

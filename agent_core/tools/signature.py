@@ -150,3 +150,10 @@ def _is_turn(name: str, hint: Any) -> bool:
     if hint is MISSING:
         return name == "turn"
     return hint is Turn or Turn in get_args(hint)
+
+
+def annotated_words(annotation: Any) -> str:
+    """The words of `Annotated[..., "words"]`."""
+    if get_origin(annotation) is not Annotated:
+        return ""
+    return next((extra for extra in get_args(annotation)[1:] if isinstance(extra, str)), "")

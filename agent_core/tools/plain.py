@@ -1,4 +1,4 @@
-"""The JSON schema of arguments of plain types, made without pydantic, which is a third of a cold start.
+"""The JSON schema of arguments of plain types, made without pydantic, which is the dearest part of a first answer.
 
 Most tools take plain types, and most first turns call no tool. The schema is the very one that pydantic makes of them;
 what a model gives is read by pydantic all the same, loaded at the first call.

@@ -14,7 +14,7 @@ compile() {
 
 # All together first, so that what runs is what was tested.
 compile "$@" --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
-compile "$@" --extra local --extra server --extra cli --extra redact --extra security -c requirements/dev.txt --no-annotate \
+compile "$@" --extra local --extra server --extra cli --extra lambda --extra redact --extra security -c requirements/dev.txt --no-annotate \
     pyproject.toml requirements/build.in -o requirements/run.txt
 # For one platform, whose markers are done with: pip would ask them of the machine that packages. No package of these
 # differs between Lambda's two processors.

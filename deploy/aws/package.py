@@ -53,11 +53,17 @@ UNUSED = (
     "pycparser",
     "pydantic/mypy.py",
     "pydantic/v1",
-    "stdnum/imsi.dat",  # tables of mobile networks and of makers of network cards
+    "starlette/testclient.py",
+    "stdnum/at/postleitzahl.dat",  # tables of postcodes, banks, mobile networks and makers of network cards
+    "stdnum/imsi.dat",
+    "stdnum/nz/banks.dat",
     "stdnum/oui.dat",
     "werkzeug/debug",
 )
 """What of the locked packages nothing of ours loads. An agent that does names the package in its own list."""
+
+ALONE = {"pyasn1_modules": {"__init__.py", "rfc5280.py"}}
+"""Packages of which nothing but these modules is loaded: webauthn reads the certificates of security keys."""
 
 KEPT_OF_METADATA = {"METADATA", "entry_points.txt"}
 LIMIT_UNZIPPED = 250 * 1024 * 1024
@@ -192,6 +198,8 @@ def installed(lock: Path, target: Target, *options: str) -> Path:
         slim(fresh)
         if lock == PROJECT / LOCK:
             remove(fresh, UNUSED)
+            for package, modules in ALONE.items():
+                remove(fresh / package, {path.name for path in (fresh / package).glob("*")} - modules)
 
     return kept(key, install)
 
@@ -273,6 +281,9 @@ def slim(folder: Path) -> None:
             metadata and len(inside) == 2 and path.name not in KEPT_OF_METADATA and not is_licence(path.name)
         ):
             path.unlink()
+        elif metadata and path.name == "METADATA":
+            # Its head says name, version and needs; the body is the page of the package index.
+            path.write_text(path.read_text("utf-8").partition("\n\n")[0] + "\n", "utf-8")
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

@@ -162,6 +162,10 @@ found = [
     ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     for top in ("agent_core", "agents", "handlers") for path in sorted(pathlib.Path(root, top).rglob("*.py"))
 ]
+found += [  # a package of which parts of what it needs are left out
+    ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(pathlib.Path(root, "webauthn").rglob("*.pyc"))
+]
 optional = {"a2wsgi", "aiohttp", "xllamacpp", "redis", "serverless_wsgi"}
 for name in found:
     try:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import batch, cold_start, dynamodb, session, start, trips, turn, worker
+from benchmarks import batch, cold_start, dynamodb, idle, session, start, trips, turn, worker
 from benchmarks.machine import BenchmarkError, describe, require_linux
 from benchmarks.table import README, write
 
@@ -16,6 +16,7 @@ ALL = {
     "turn": turn.run,
     "session": session.run,
     "trips": trips.run,
+    "idle": idle.run,
     "batch": batch.run,
     "worker": worker.run,
     "dynamodb": dynamodb.run,

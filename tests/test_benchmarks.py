@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, cold_start, servers, session, soak, start, trips, turn, worker
+from benchmarks import batch, cold_start, idle, servers, session, soak, start, trips, turn, worker
 from benchmarks.machine import BenchmarkError
 from benchmarks.table import README, Goal, Report, show, write
 
@@ -106,6 +106,12 @@ def test_worker_runs_its_records_side_by_side(shared_data: Path) -> None:
     batch, least, _ = rows(report)["batch, ms"]
     assert 300 <= least <= batch < 3000  # one after the other they would take as long as ten calls
     assert [goal.limit for goal in report.goals] == [1.15]
+
+
+def test_sessions_that_nobody_uses_cost_nothing() -> None:
+    report = idle.run(quick=True)
+    assert all(goal.met for goal in report.goals)
+    assert len({calls for _, calls, _ in report.rows}) == 1  # none or a thousand
 
 
 def test_trips_are_what_is_promised() -> None:

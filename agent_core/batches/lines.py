@@ -12,6 +12,7 @@ import msgspec
 
 from agent_core.batches.formats import LineFormat
 from agent_core.batches.provider import ProviderBatch
+from agent_core.batches.purse import Purse
 from agent_core.batches.records import Batch, Segment, batch_key, blob_session, segment_key
 from agent_core.batches.upload import JSONL
 from agent_core.blobs.base import Blobs
@@ -86,7 +87,7 @@ class LineRun:
         self._provider = ProviderBatch(
             store, blobs, clock, format, batch, engine.agents, engine.default_agent
         )
-        self._spent = batch.cost
+        self._purse = Purse(batch.usd, batch.cost)
         self._stop: AgentError | None = (
             CancelledError("the batch was cancelled") if batch.cancelling else None
         )
@@ -185,9 +186,19 @@ class LineRun:
         if self._lost:
             raise LeaseLostError("another worker took over the batch")
         answer = work.answers.pop(number, b"")
-        if self._stop is not None and not answer:  # what was paid for is taken in any case
-            work.counts["skipped"] += 1
-            return self._format.refusal(number, line, self._stop)
+        if answer:  # what was paid for is taken in any case
+            return await self._answered_within(work, number, line, answer)
+        if self._stop is None and not await self._purse.enter():
+            self._stop = LimitError(f"the batch has cost its cap of {self._batch.usd} USD", limit="usd")
+        elif self._stop is None:
+            try:
+                return await self._answered_within(work, number, line, b"")
+            finally:
+                self._purse.leave()
+        work.counts["skipped"] += 1
+        return self._format.refusal(number, line, self._stop)
+
+    async def _answered_within(self, work: _Work, number: int, line: bytes, answer: bytes) -> dict[str, Any]:
         try:
             inbound = self._format.read(self._batch, line)
             turnstile.set(self._calls)  # for this line's task and the run it starts, as is what follows
@@ -207,7 +218,7 @@ class LineRun:
         return self._format.result(number, line, run)
 
     def _count(self, work: _Work, run: Run) -> None:
-        """Count what a line came to; at the cap no further line is begun."""
+        """Count what a line came to."""
         work.counts.update(
             done=1,
             failed=int(run.status != "succeeded"),
@@ -216,10 +227,7 @@ class LineRun:
             output_tokens=run.usage.output,
             unpriced=int(bool(run.unpriced)),
         )
-        self._spent += run.cost
-        cap = self._batch.usd
-        if cap is not None and self._spent >= cap * 1_000_000_000 and self._stop is None:
-            self._stop = LimitError(f"the batch has cost its cap of {cap} USD", limit="usd")
+        self._purse.spend(run.cost)
 
     async def _run(self, inbound: Inbound, number: int) -> Run:
         """The run of a line; a passing failure is tried again, under the same key."""

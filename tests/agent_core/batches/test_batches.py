@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent_core import Agent, Message, Principal
 from agent_core.batches.records import Batch
@@ -151,6 +153,32 @@ async def test_a_cap_of_money_stops_the_batch_and_the_rest_is_skipped() -> None:
     assert done.skipped >= 46
     assert done.done + done.skipped == 50
     assert "cap" in done.reason
+
+
+@given(
+    costs=st.lists(st.integers(1, 40), min_size=1, max_size=40),
+    lines=st.integers(2, 30),
+    concurrency=st.integers(1, 16),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_cap_is_passed_by_one_line_at_the_most(costs: list[int], lines: int, concurrency: int) -> None:
+    """Whatever the cap and how many run at once: all lines cost the same here, 12.5 millionths of a dollar."""
+
+    async def spent() -> tuple[int, int]:
+        world = World()
+        world.model.name = "openai:gpt-5-mini"
+        cap = sum(costs) * 1e-6
+        batch = await world.upload(*({"say": f"{n}"} for n in range(lines)), usd=cap, concurrency=concurrency)
+        await world.batches.start(ME, batch.id)
+        await world.batches.drain()
+        done = await world.batches.get(ME, batch.id)
+        assert done.done + done.skipped == lines
+        each = done.cost // done.done
+        needed = -(-int(cap * 1e9) // each)  # lines until the cap is reached
+        assert done.done in (min(lines, needed), min(lines, needed + 1))
+        return done.cost, each
+
+    asyncio.run(spent())
 
 
 async def test_an_upload_goes_on_where_it_stopped() -> None:

@@ -25,8 +25,8 @@ def run(*, quick: bool = False) -> Report:
         goals=[Goal("store calls per minute with 1,000 idle sessions", found[1000] / MINUTES, 1.0)],
         notes=[
             "Each session had one turn. Then, for an hour, what a server's loop and `handlers/schedule.py` do each "
-            "minute: a sweep. Leases are released with the commit, so nothing is kept alive. The same for any number of "
-            "sessions: the sweep reads the list of what is due, which is empty. Besides, once an hour and once in "
+            "minute: a sweep. Leases are released with the commit, so nothing is kept alive. The same for any "
+            "number of sessions: the sweep reads the list of what is due, which is empty. Besides, once an hour and once in "
             "each new process, the stored schedules are compared with the code's: one call more."
         ],
     )

@@ -26,8 +26,8 @@ def run(*, quick: bool = False) -> Report:
         notes=[
             "Each session had one turn. Then, for an hour, what a server's loop and `handlers/schedule.py` do each "
             "minute: a sweep. Leases are released with the commit, so nothing is kept alive. The same for any "
-            "number of sessions: the sweep reads the list of what is due, which is empty. Besides, once an hour and once in "
-            "each new process, the stored schedules are compared with the code's: one call more."
+            "number of sessions: the sweep reads the list of what is due, which is empty. Besides, once an hour and "
+            "once in each new process, the stored schedules are compared with the code's: one call more."
         ],
     )
 

@@ -25,6 +25,7 @@ from agent_core.engine.kit import Deliverer, Kit
 from agent_core.engine.prompts import check_prompts
 from agent_core.engine.runs import CALLBACK, Due
 from agent_core.engine.sweeper import Swept
+from agent_core.engine.switches import Switches
 from agent_core.errors import ConfigError, StoreError
 from agent_core.loader import load_agents
 from agent_core.models.base import Model
@@ -236,6 +237,7 @@ def build_app(
         clock=clock,
         prices=Prices(settings.prices),
         agents=bound,
+        switches=Switches(store, clock),
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire, store),

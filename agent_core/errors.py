@@ -23,6 +23,7 @@ AgentError
 |   |-- RunningError       the run of this idempotency key has not finished yet
 |   `-- SessionBusyError   the session is busy and its agent says "reject"
 |-- LimitError             a limit of the run (steps, tool calls, tokens, money, time) was reached
+|-- KilledError            an operator stopped the agent or the tenant
 |-- CancelledError         the run was cancelled
 |   `-- InterruptedByMessageError  a newer message of the session took its place
 |-- WireError              no usable HTTP answer came
@@ -268,6 +269,12 @@ class LimitError(AgentError):
     def extras(self) -> dict[str, Any]:
         """Which limit it was."""
         return {"limit": self.limit}
+
+
+class KilledError(AgentError):
+    """An operator stopped this agent, or all that runs for this tenant."""
+
+    status, slug, title, retryable = 503, "killed", "Stopped by an operator", True
 
 
 class CancelledError(AgentError):

@@ -86,6 +86,7 @@ class Desk:
         accepted, and is gone on with elsewhere. Raises AgentErrors: those that are retryable leave the message to come
         again, the others are for the dead-letter queue.
         """
+        await self._engine.switches.look(first=True)
         try:
             kind = msgspec.json.decode(record.body, type=_Kind)
         except msgspec.DecodeError as error:

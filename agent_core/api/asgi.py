@@ -123,6 +123,8 @@ class Resource:
         """Let the caller in, where the operation is not for everybody, and answer."""
         request = Request(scope, receive)
         door = self._service.door
+        if operation.begins:
+            await self._service.engine.switches.look(first=True)
         if door is None or not operation.scope:
             scope["caller"] = OWNER if door is None else NOBODY  # for everybody, so nothing of anybody's
             answer = await operation.handler(self._service, request)

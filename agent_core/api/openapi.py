@@ -96,6 +96,7 @@ def document() -> dict[str, Any]:
             {"name": "runs", "description": "The work behind each answer."},
             {"name": "batches", "description": "Many messages at once, as lines of JSON."},
             {"name": "sessions", "description": "Conversations."},
+            {"name": "safety", "description": "What an operator stops."},
             {"name": "openai", "description": "Agents for clients of OpenAI's API."},
             {"name": "webhooks", "description": "What chat services send."},
             {"name": "service", "description": "Is it there, can it work."},

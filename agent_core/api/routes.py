@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent_core.api import agent, batches, chat, documents, health, runs, sessions, views, webhooks
+from agent_core.api import agent, batches, chat, documents, health, kills, runs, sessions, views, webhooks
 from agent_core.api import batch_schemas as batch
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
@@ -23,7 +23,8 @@ class Operation:
     `query` and `body` are what it reads, `replies` what it gives by status (None for no content), `problems` which
     error statuses it may answer with besides those that any request can get. `events` says that it can stream,
     `hidden` that the OpenAPI document leaves it out, `lines` that it takes or gives lines of JSON. `leads_to` names
-    operations that the answer helps to call, with the parameter and where in the answer its value is.
+    operations that the answer helps to call, with the parameter and where in the answer its value is. `begins` says
+    that a run may come of it.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Operation:
     example: dict[str, Any] | None = None
     hidden: bool = False
     lines: bool = False
+    begins: bool = False
     leads_to: tuple[tuple[str, str, str], ...] = ()
 
 
@@ -53,6 +55,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/api/v1/agent",
         handler=agent.post_agent,
         name="answer",
+        begins=True,
         scope=scopes.RUN,
         summary="Send a message to an agent and get its answer, whole or as server-sent events.",
         tag="agent",
@@ -182,6 +185,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/api/v1/batches",
         handler=batches.post_batch,
         name="submitBatch",
+        begins=True,
         scope=scopes.BATCHES,
         summary="Submit many messages as lines of JSON and have them answered, or open a batch whose lines come later.",
         tag="batches",
@@ -270,10 +274,44 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(404,),
     ),
     Operation(
+        method="GET",
+        path="/api/v1/kills",
+        handler=kills.list_kills,
+        name="listKills",
+        scope=scopes.ADMIN,
+        summary="List what an operator has stopped: agents, tools, or all of your tenant.",
+        tag="safety",
+        replies={200: views.KillList},
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/kills",
+        handler=kills.kill,
+        name="kill",
+        scope=scopes.ADMIN,
+        summary="Stop an agent, a tool, or all that runs for your tenant, on every process, within one step.",
+        tag="safety",
+        body=shape.Kill,
+        example={"kind": "tool", "name": "refund", "reason": "it pays too much"},
+        replies={200: views.KillView},
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/kills/lift",
+        handler=kills.lift,
+        name="liftKill",
+        scope=scopes.ADMIN,
+        summary="Let go again what was stopped; gives what still is.",
+        tag="safety",
+        body=shape.Lift,
+        replies={200: views.KillList},
+    ),
+    Operation(
         method="POST",
         path="/v1/chat/completions",
         handler=chat.post_chat,
         name="chatCompletions",
+        begins=True,
         scope=scopes.RUN,
         summary="OpenAI's chat completions, answered by the agent that `model` names.",
         tag="openai",
@@ -314,6 +352,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/webhooks/{channel}",
         handler=webhooks.post_webhook,
         name="webhook",
+        begins=True,
         scope="",
         summary="What a chat service sends to a channel: verified, accepted, acknowledged; answered later.",
         tag="webhooks",

@@ -156,6 +156,19 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
 
 
+class Lift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is stopped. An agent or a tool has a `name`; a tenant, your own, has none."""
+
+    kind: Literal["agent", "tool", "tenant"]
+    name: Annotated[str, Meta(max_length=128)] = ""
+
+
+class Kill(Lift, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What shall stop, and why: users and the journal are told the reason."""
+
+    reason: Annotated[str, Meta(max_length=500)] = ""
+
+
 class RunsQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which page of a list, newest first."""
 

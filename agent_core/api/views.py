@@ -144,6 +144,29 @@ class SessionList(msgspec.Struct, frozen=True):
     next: str | None
 
 
+class KillItem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is stopped: since when, by whom, why. `everywhere`: for all tenants, by who runs the service."""
+
+    kind: Literal["agent", "tool", "tenant"]
+    name: str
+    reason: str
+    by: str
+    at: Instant
+    everywhere: bool
+
+
+class KillView(KillItem, frozen=True, kw_only=True):
+    """Something that was stopped just now; `told` is how many runs under way will notice at their next step."""
+
+    told: int
+
+
+class KillList(msgspec.Struct, frozen=True):
+    """All that is stopped, oldest first."""
+
+    kills: list[KillItem]
+
+
 class MessageView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a session. A `hidden` one is not given to a model again: its run failed."""
 

@@ -16,6 +16,7 @@ from agent_core.cli import (
     dead,
     doctor,
     keys,
+    kill,
     mfa,
     new,
     replay,
@@ -49,6 +50,7 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(dead.app, name="dead")
 app.add_typer(keys.app, name="keys")
 app.add_typer(mfa.app, name="mfa")
+app.add_typer(kill.app, name="kill")
 app.add_typer(channels.app, name="channels")
 
 

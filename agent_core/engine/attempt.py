@@ -16,6 +16,7 @@ from agent_core.engine.feed import Feed
 from agent_core.engine.journal import Journal
 from agent_core.engine.limits import Meter
 from agent_core.engine.runs import Inbound, Question, Run, Step
+from agent_core.engine.switches import Switches
 from agent_core.messages import DATA_CLASSES, DataClass, Message, Reply, Turn, Usage
 
 
@@ -57,6 +58,7 @@ class Attempt:
     blobs: Blobs
     prices: Prices
     meter: Meter
+    switches: Switches
     stop_at: float = 0.0
     messages: list[Message] = field(default_factory=list)
     number: int = 0

@@ -121,6 +121,8 @@ async def _plan(attempt: Attempt, number: int, call: ToolCall) -> Planned:
     plan = Planned(number, call, once=once, tries=max(stored.tries, 1) if stored is not None else 0)
     if plan.tries:
         return await _recovered(attempt, plan)
+    if attempt.switches.refusal(attempt.run.principal.tenant, call.name):
+        return plan  # nobody is asked about a call that is not made
     if tool is None or not (tool.approval or tool.guarded) or attempt.bound.toolbox.refuses(call):
         return plan
     return _decided(attempt, plan, "approval", DENIED) if tool.approval else _guarded(attempt, plan)
@@ -194,8 +196,11 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
     call = plan.call
     attempt.feed.emit(call_event(plan.number, attempt.fence, msgspec.to_builtins(call)))
     started = attempt.clock.now()
-    if plan.refusal:
-        result = ToolResult(call_id=call.id, name=call.name, content=plan.refusal, error=True, trusted=True)
+    refusal = plan.refusal
+    if plan.runs:
+        refusal = attempt.switches.refusal(attempt.run.principal.tenant, call.name)
+    if refusal:
+        result = ToolResult(call_id=call.id, name=call.name, content=refusal, error=True, trusted=True)
     else:
         result = plan.found or await _run(attempt, plan)
         result = await attempt.bound.plugins.after_tool(result, attempt.turn(plan.number))

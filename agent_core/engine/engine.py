@@ -45,6 +45,7 @@ class Engine:
 
     def __init__(self, kit: Kit, *, default_agent: str, wake: Wake | None = None) -> None:
         self.agents = kit.agents
+        self.switches = kit.switches
         self.default_agent = default_agent
         self._kit = kit
         self._store = kit.store
@@ -82,7 +83,7 @@ class Engine:
         `work` False leaves the work to the sweeper or a queue's worker. The same key gives the same run, whatever it
         is doing.
         """
-        inbound = self._completed(msgspec.structs.replace(inbound, stream=True))
+        inbound = await self._admitted(msgspec.structs.replace(inbound, stream=True))
         run = self._new_run(inbound)
         try:
             accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy, work=work)
@@ -149,7 +150,7 @@ class Engine:
 
     async def _begin(self, inbound: Inbound, *, stop_at: float = 0.0) -> tuple[Run, Feed | None]:
         """Accept the message and start the work; no feed where the run was done before."""
-        inbound = self._completed(inbound)
+        inbound = await self._admitted(inbound)
         run = self._new_run(inbound)
         accepted = await accept(self._kit, inbound, run, self.agents[run.agent].busy)
         run = accepted.run
@@ -163,6 +164,13 @@ class Engine:
         else:
             self._spawn(self._attend(run, feed, stop_at))
         return run, feed
+
+    async def _admitted(self, inbound: Inbound) -> Inbound:
+        """The inbound message completed; raises KilledError where its agent or tenant is stopped."""
+        inbound = self._completed(inbound)
+        await self.switches.look()
+        self.switches.check(inbound.principal.tenant, inbound.agent)
+        return inbound
 
     def _completed(self, inbound: Inbound) -> Inbound:
         """The inbound message with what its sender left open; raises InputError or NotFoundError."""

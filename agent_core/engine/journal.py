@@ -10,6 +10,7 @@ from agent_core.engine.events import Piece
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.runs import Run, Step
+from agent_core.engine.switches import Switches
 from agent_core.errors import CancelledError, ConditionError, InterruptedByMessageError, LeaseLostError
 from agent_core.messages import to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Check, Key, Put, Store, Update, Write
@@ -18,11 +19,16 @@ from agent_core.store.base import MAX_WRITES, AtMost, Check, Key, Put, Store, Up
 class Journal:
     """The steps of one run: those stored by an earlier attempt, and those of this one that are not stored yet."""
 
-    def __init__(self, store: Store, clock: Clock, run: Run, lease: Lease, expires_at: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, run: Run, lease: Lease, expires_at: float, switches: Switches
+    ) -> None:
         self._store = store
         self._clock = clock
         self._partition = keys.run(run.principal.tenant, run.id)
         self._lease = lease
+        self._run = run
+        self._switches = switches
+        self._switched = run.switched
         self._expires_at = expires_at
         self._earlier: dict[int, Step] = {}
         self._stored: dict[int, Step] = {}
@@ -58,7 +64,7 @@ class Journal:
         """Store the unsaved steps, in one round trip unless they are very many, and renew the lease with it.
 
         Raises LeaseLostError where another worker took over, CancelledError where the run was cancelled meanwhile or
-        a newer message interrupts it.
+        a newer message interrupts it, KilledError where its agent or tenant was stopped.
         """
         while self.unsaved:
             await self._save(self.unsaved[: MAX_WRITES - 2])
@@ -71,7 +77,11 @@ class Journal:
         try:
             await self._store.write(
                 self._lease.step(now),
-                Update(self.run_key, set=progress, when=(AtMost("cancelling", 0),)),
+                Update(
+                    self.run_key,
+                    set=progress,
+                    when=(AtMost("cancelling", 0), AtMost("switched", self._switched)),
+                ),
                 *map(self._write, steps),
             )
         except ConditionError as error:
@@ -81,7 +91,14 @@ class Journal:
                 ) from error
             if error.index == 0:
                 raise LeaseLostError("another worker took over the session") from error
-            raise CancelledError("the run was cancelled") from error
+            current = error.current or {}
+            if current.get("cancelling") or current.get("switched", 0) <= self._switched:
+                raise CancelledError("the run was cancelled") from error
+            # A switch was thrown since. If it is not for this run, or for a tool alone, the step is stored now.
+            self._switched = current["switched"]
+            await self._switches.refresh()
+            self._switches.check(self._run.principal.tenant, self._run.agent)
+            return
         point("after journal")
         self._lease.kept(now, monotonic)
         self._stored.update({step.number: step for step in steps})

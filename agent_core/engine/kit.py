@@ -12,6 +12,7 @@ from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.runs import Delivery, Due, Run
+from agent_core.engine.switches import Switches
 from agent_core.messages import Part, Principal
 from agent_core.store.base import Key, Store
 
@@ -45,7 +46,8 @@ DueHandler = Callable[[Key, Due], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What every worker of an engine shares. `factors` tell whether a person's second factor is right.
+    """What every worker of an engine shares. `switches` stop agents, tools and
+    tenants, `factors` tell whether a person's second factor is right.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
@@ -60,6 +62,7 @@ class Kit:
     clock: Clock
     prices: Prices
     agents: Mapping[str, Bound]
+    switches: Switches
     lease_seconds: float = 30.0
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from agent_core.engine.limits import Meter
 from agent_core.engine.loop import perform
 from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Inbound, Run, Step
+from agent_core.engine.switches import Switches
 from agent_core.errors import AgentError, ConflictError
 from agent_core.messages import (
     Chunk,
@@ -89,9 +90,11 @@ async def replay(
     toolbox = _Toolbox(recording, bound, on_step)
     again = replace(bound, model=model, toolbox=toolbox)  # type: ignore[arg-type]  # it has the part that is used
     clock = _Clock(recording.run.finished_at)
-    run = msgspec.structs.replace(recording.run, reply=None, failure=None, cancelling=0)
+    run = msgspec.structs.replace(recording.run, reply=None, failure=None, cancelling=0, switched=0)
     lease = Lease(head=Key("replay", "state"), owner="replay", seconds=1e9)
-    journal = _Journal(MemoryStore(clock), clock, run, lease, 0.0)
+    store = MemoryStore(clock)
+    switches = Switches(store, clock)
+    journal = _Journal(store, clock, run, lease, 0.0, switches)
     attempt = Attempt(
         run=run,
         inbound=Inbound(messages=recording.messages, principal=run.principal, agent=run.agent),
@@ -103,6 +106,7 @@ async def replay(
         blobs=blobs,
         prices=Prices(),
         meter=Meter(bound.limits, clock),
+        switches=switches,
     )
     ended = ""
     try:

@@ -139,6 +139,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure: Failure | None = None
     questions: tuple[Question, ...] = ()
     cancelling: int = 0
+    switched: int = 0
     metadata: dict[str, str] = {}
     retries: int = 0
     replayed: bool = False

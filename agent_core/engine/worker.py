@@ -136,7 +136,8 @@ class Worker:
         self, view: View, item: Pending, run: Run, steps: tuple[Step, ...], feed: Feed, closing: Closing
     ) -> bool:
         kit = self._kit
-        journal = Journal(kit.store, kit.clock, run, self._lease, run.created_at + kit.run_seconds)
+        expires_at = run.created_at + kit.run_seconds
+        journal = Journal(kit.store, kit.clock, run, self._lease, expires_at, kit.switches)
         journal.load(steps)
         bound = kit.agents.get(run.agent)
         attempt = Attempt(
@@ -152,6 +153,7 @@ class Worker:
             blobs=kit.blobs,
             prices=kit.prices,
             meter=Meter(bound.limits if bound else Limits(), kit.clock, steps),
+            switches=kit.switches,
             stop_at=self._stop_at,
             fence=self._lease.fence,
             summary=view.head.summary,
@@ -241,9 +243,8 @@ class Worker:
             return
         item = view.inbox[0][1]
         run, steps = await read_run(self._kit.store, self._principal.tenant, run_id)
-        journal = Journal(
-            self._kit.store, self._kit.clock, run, self._lease, run.created_at + self._kit.run_seconds
-        )
+        expires_at = run.created_at + self._kit.run_seconds
+        journal = Journal(self._kit.store, self._kit.clock, run, self._lease, expires_at, self._kit.switches)
         journal.load(steps)
         reason = f"given up: {attempts} attempts ended without a result"
         meter = Meter(Limits(), self._kit.clock, steps)
@@ -269,6 +270,8 @@ class Worker:
                 raise NotFoundError(f"there is no agent {run.agent!r} any more")
             if run.cancelling:
                 raise CancelledError("the run was cancelled")
+            await (self._kit.switches.refresh() if run.switched else self._kit.switches.look())
+            self._kit.switches.check(run.principal.tenant, run.agent)
             finish = await perform(attempt)
             messages = [
                 await window.spill(m, self._kit.blobs, self._principal, self._session_id)

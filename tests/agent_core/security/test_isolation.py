@@ -48,6 +48,8 @@ FORMS = {
     "approveRun": {"hash": "{hash}"},
     "denyRun": {"hash": "{hash}"},
     "submitBatch": {"agent": "parrot"},
+    "kill": {"kind": "agent", "name": "elsewhere"},
+    "liftKill": {"kind": "agent", "name": "elsewhere"},
 }
 
 

@@ -294,6 +294,7 @@ OPERATIONS: tuple[Operation, ...] = (
         body=shape.Kill,
         example={"kind": "tool", "name": "refund", "reason": "it pays too much"},
         replies={200: views.KillView},
+        problems=(404, 422),
     ),
     Operation(
         method="POST",
@@ -305,6 +306,7 @@ OPERATIONS: tuple[Operation, ...] = (
         tag="safety",
         body=shape.Lift,
         replies={200: views.KillList},
+        problems=(404, 422),
     ),
     Operation(
         method="POST",

@@ -17,7 +17,7 @@ import msgspec
 from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.runs import Due
-from agent_core.errors import ConditionError, InputError, KilledError
+from agent_core.errors import ConditionError, InputError, KilledError, NotFoundError
 from agent_core.messages import from_record, to_record
 from agent_core.store.base import Above, Condition, Delete, Equals, Key, Put, Record, Store, Update
 
@@ -62,7 +62,10 @@ class Switches:
         self._at = clock.monotonic()
 
     async def throw(self, switch: Switch) -> int:
-        """Stop it; says how many runs were told. Thrown again, its reason is the new one. Raises InputError."""
+        """Stop it; says how many runs were told. Thrown again, its reason is the new one.
+
+        Raises InputError, NotFoundError.
+        """
         _check(switch)
         await self._store.write(Put(_place(switch.tenant, switch.kind, switch.name), to_record(switch)))
         await self.refresh()
@@ -158,4 +161,4 @@ def _check(switch: Switch) -> None:
     if switch.kind not in KINDS:
         raise InputError(f"there is {', '.join(KINDS)} to stop, not {switch.kind[:80]!r}", field="kind")
     if (switch.kind == "tenant") == bool(switch.name):
-        raise InputError("an agent or a tool has a name, a tenant as a whole has none", field="name")
+        raise NotFoundError("an agent or a tool has a name, a tenant as a whole has none")

@@ -130,7 +130,7 @@ def make_app(world: World, model: str) -> App:
         model_first_byte_seconds=2.0,
         model_chunk_seconds=2.0,
     )
-    agent = Agent(name="assistant", model="openai:wobbly", tools=tools_of(world))
+    agent = Agent(name="assistant", model="openai:wobbly", tools=tools_of(world), untrusted="allow")
     return build_app(settings, agents=[agent], store=SqliteStore(world.database, clock), clock=clock)
 
 

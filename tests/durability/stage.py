@@ -74,7 +74,9 @@ class Stage:
         self.model = ScriptedModel(script)
         self._mortal = Mortal(self.store)
         self.app = test_app(
-            Agent(name="assistant", model=self.model, **agent), store=self._mortal, clock=self.clock
+            Agent(name="assistant", model=self.model, **{"untrusted": "allow", **agent}),
+            store=self._mortal,
+            clock=self.clock,
         )
         return self.app
 

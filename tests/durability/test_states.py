@@ -94,7 +94,7 @@ class EngineMachine(RuleBasedStateMachine):
         super().__init__()
         self.model, self.bank = Prompted(), Bank()
         tools = [self.bank.pay, self.bank.refund]
-        self.life = Life(Agent(name="assistant", model=self.model, tools=tools))
+        self.life = Life(Agent(name="assistant", model=self.model, tools=tools, untrusted="allow"))
         self.accepted: dict[Caller, tuple[str, str]] = {}
         """Session and words, by tenant, user and key."""
         self.approved: set[str] = set()

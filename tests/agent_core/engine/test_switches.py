@@ -12,7 +12,7 @@ from agent_core.agent import Limits
 from agent_core.app import App
 from agent_core.engine.runs import Inbound, Run
 from agent_core.engine.switches import CACHE_SECONDS, EVERY_TENANT, Switch, Switches
-from agent_core.errors import InputError, KilledError
+from agent_core.errors import AgentError, InputError, KilledError, NotFoundError
 from agent_core.messages import Message, Principal, Reply, ToolCall
 from agent_core.store.base import Store
 from agent_core.store.memory import MemoryStore
@@ -142,8 +142,15 @@ async def test_a_message_that_waited_in_an_inbox_is_ended_with_the_reason() -> N
     assert (ended.status, ended.failure.slug) == ("failed", "killed")
 
 
-@pytest.mark.parametrize("wrong", [switch("agent"), switch("tenant", "x"), switch("model", "x")])
-async def test_what_can_not_be_stopped_is_said(wrong: Switch) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (switch("agent"), NotFoundError),
+        (switch("tenant", "x"), NotFoundError),
+        (switch("model", "x"), InputError),
+    ],
+)
+async def test_what_can_not_be_stopped_is_said(wrong: Switch, error: type[AgentError]) -> None:
     clock = ManualClock()
-    with pytest.raises(InputError):
+    with pytest.raises(error):
         await Switches(MemoryStore(clock), clock).throw(wrong)

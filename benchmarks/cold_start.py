@@ -250,7 +250,7 @@ def chart(bars: Mapping[str, float]) -> str:
     """The rows as a picture (SVG): a bar each, in CPU ms."""
     widest, height = max(bars.values()), 28
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height * len(bars) + 12}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="{height * len(bars) + 12}" '
         'font-family="sans-serif" font-size="13" role="img">',
         "<title>CPU of a cold start to the first answer, in ms</title>",
     ]
@@ -258,8 +258,8 @@ def chart(bars: Mapping[str, float]) -> str:
         top, width = number * height + 6, value / widest * 420
         colour = "#0a7d62" if name.startswith(OURS) else "#9aa5b1"
         lines += [
-            f'<text x="262" y="{top + 16}" text-anchor="end" fill="#57606a">{name}</text>',
-            f'<rect x="270" y="{top}" width="{width:.1f}" height="{height - 6}" fill="{colour}"/>',
-            f'<text x="{276 + width:.1f}" y="{top + 16}" fill="#57606a">{value:.0f} ms</text>',
+            f'<text x="302" y="{top + 16}" text-anchor="end" fill="#57606a">{name}</text>',
+            f'<rect x="310" y="{top}" width="{width:.1f}" height="{height - 6}" fill="{colour}"/>',
+            f'<text x="{316 + width:.1f}" y="{top + 16}" fill="#57606a">{value:.0f} ms</text>',
         ]
     return "\n".join([*lines, "</svg>", ""])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.aws.emulator import Emulator, Ministack, running, running_ministack
@@ -22,6 +23,11 @@ from tests.aws.emulator import Emulator, Ministack, running, running_ministack
 ROOT = Path(__file__).resolve().parents[1]
 OWN_VARIABLES = ("SAMPAN_", "MODEL_", "OPENAI_", "ANTHROPIC_", "AWS_")
 LOCAL_NAMES = {"", "localhost", socket.gethostname()}
+
+
+# How long an example takes says nothing on a shared machine: time is measured in benchmarks.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,7 +52,8 @@ EXPECTED: dict[str, tuple[Any, str]] = {
     "websocket.disconnect": (200, ""),
     "websocket.ping": (200, '"pong"'),
     "websocket.refused": (200, "not JSON"),
-    "worker.duplicates": ({"batchItemFailures": ["0001"]}, ""),  # comes again, and is known then
+    # The second of them comes again and is known then, unless the first is done when its turn comes.
+    "worker.duplicates": ({"batchItemFailures": (["0001"], [])}, ""),
     "worker.fifo": ({"batchItemFailures": ["0008", "0010"]}, ""),
     "worker.messages": ({"batchItemFailures": []}, ""),
     "worker.poison": ({"batchItemFailures": ["0005"]}, ""),
@@ -85,7 +86,8 @@ def check(answer: Any, expected: Any, words: str, pushed: str = "") -> None:
         assert words in str(answer) + pushed
     elif "batchItemFailures" in expected:
         failed = [item["itemIdentifier"][-4:] for item in answer["batchItemFailures"]]
-        assert failed == expected["batchItemFailures"]
+        wanted = expected["batchItemFailures"]
+        assert failed in wanted if isinstance(wanted, tuple) else failed == wanted
     else:
         assert answer.items() >= expected.items()
 

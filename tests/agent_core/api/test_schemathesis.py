@@ -7,6 +7,7 @@ import itertools
 import re
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
@@ -82,5 +83,6 @@ class Workflow(schema.as_state_machine()):
         return {"headers": SHOWN}
 
 
-TestWorkflow = Workflow.TestCase
+# Alone, after all others: it draws from the constants of all modules that are loaded, so none may come meanwhile.
+TestWorkflow = pytest.mark.measured(Workflow.TestCase)
 TestWorkflow.settings = BOUNDS

@@ -1,6 +1,6 @@
 # `make` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lint types floors docs-check openapi bench soak lock clean
+.PHONY: help setup run test check format lint types floors docs-check openapi bench soak audit lock clean
 .PHONY: package deploy deploy-local deploy-local-stop e2e-aws
 
 VENV   ?= .venv
@@ -85,6 +85,10 @@ soak: .setup-dev ## the long versions of the proofs of durability and of fuzzing
 	$(PYTHON) -m tests.durability.soak $(PROOFS)
 	$(PYTHON) -m benchmarks.soak --minutes $(or $(MINUTES),5)
 	$(PYTHON) -m tests.fuzz.run --seconds 60
+
+audit: .setup-dev ## list all packages (build/sbom.cdx.json), and ask whether any has a known hole
+	$(PYTHON) scripts/make_sbom.py
+	$(PYTHON) scripts/audit.py
 
 lock: ## resolve requirements/*.txt anew, with hashes and without addresses: make lock [UPGRADE=1]
 	@scripts/lock.sh $(if $(UPGRADE),--upgrade)

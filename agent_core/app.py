@@ -36,6 +36,7 @@ from agent_core.plugins.loader import load_plugins
 from agent_core.queues.base import Queue
 from agent_core.schedules.records import KIND as SCHEDULE
 from agent_core.schedules.service import Schedules, Times
+from agent_core.security.declarations import Accepted, beside, of_tool
 from agent_core.security.door import Door
 from agent_core.security.seal import Seal
 from agent_core.security.secrets import REFERENCE, Secrets, SecretWire, resolved
@@ -43,6 +44,7 @@ from agent_core.security.totp import Factors
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store
+from agent_core.tools.base import Tool
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
 from agent_core.worker import Desk, Waker
@@ -224,10 +226,11 @@ def build_app(
             f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there"
         )
     check_prompts(found, Secrets(settings.secrets()))
-    common = load_plugins(settings.plugins)
+    accepted = Accepted(beside(settings.agents))
+    common = load_plugins(settings.plugins, accepted)
     models: dict[str, Model] = {}
     bound = {
-        agent.name: _bind(agent, settings, common, models, blobs=blobs, wire=wire, clock=clock)
+        agent.name: _bind(agent, settings, common, models, accepted, blobs=blobs, wire=wire, clock=clock)
         for agent in found
     }
     default = settings.default_agent if settings.default_agent in bound else found[0].name
@@ -384,6 +387,7 @@ def _bind(
     settings: Settings,
     common: Sequence[object],
     models: dict[str, Model],
+    accepted: Accepted,
     *,
     blobs: Blobs,
     wire: Wire,
@@ -391,7 +395,7 @@ def _bind(
 ) -> Bound:
     """An agent with its adapters. Agents of the same model share one. What is wrong is told with the agent's name."""
     try:
-        return _bind_parts(agent, settings, common, models, blobs=blobs, wire=wire, clock=clock)
+        return _bind_parts(agent, settings, common, models, accepted, blobs=blobs, wire=wire, clock=clock)
     except ConfigError as error:
         raise ConfigError(f"agent {agent.name}: {error.detail}") from error
 
@@ -401,6 +405,7 @@ def _bind_parts(
     settings: Settings,
     common: Sequence[object],
     models: dict[str, Model],
+    accepted: Accepted,
     *,
     blobs: Blobs,
     wire: Wire,
@@ -408,7 +413,7 @@ def _bind_parts(
 ) -> Bound:
     own = agent.plugins if isinstance(agent, Agent) else ()
     chain = PluginChain([*common, *own], timeout_seconds=settings.plugin_seconds)
-    tools = agent.tools if isinstance(agent, Agent) else ()
+    tools = [tool for tool in agent.tools if _may_be_used(tool, accepted)] if isinstance(agent, Agent) else ()
     for tool in tools:
         tool.check()
     toolbox = Toolbox(
@@ -440,6 +445,16 @@ def _bind_parts(
         egress=None if agent.egress.hosts is None else tuple(agent.egress.hosts),
         channels=None if agent.egress.channels is None else tuple(agent.egress.channels),
     )
+
+
+def _may_be_used(tool: Tool, accepted: Accepted) -> bool:
+    """Whether it is your own, or declares what was accepted. Else the agent does without it, and the log says so."""
+    if not tool.source:
+        return True
+    refused = accepted.why_not(of_tool(tool))
+    if refused:
+        log.warning("tool=<%s>, source=<%s> | left out: %s", tool.name, tool.source, refused)
+    return not refused
 
 
 def _model(

@@ -24,6 +24,7 @@ from agent_core.cli import (
     runs,
     schedules,
     sessions,
+    tools,
 )
 from agent_core.cli.extras import remedy
 from agent_core.cli.screen import complain, installed_version, say
@@ -52,6 +53,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(mfa.app, name="mfa")
 app.add_typer(kill.app, name="kill")
 app.add_typer(channels.app, name="channels")
+app.add_typer(tools.app, name="tools")
 
 
 def _version(wanted: bool) -> None:

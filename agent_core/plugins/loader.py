@@ -9,6 +9,7 @@ from typing import Any
 from agent_core.errors import ConfigError
 from agent_core.plugins.base import HOOKS
 from agent_core.plugins.chain import hooks_of
+from agent_core.security.declarations import Accepted, Declaration
 
 GROUP = "sampan.plugins"
 
@@ -20,16 +21,29 @@ BUILT_IN = {
 }
 
 
-def load_plugins(names: Iterable[str]) -> list[object]:
+def load_plugins(names: Iterable[str], accepted: Accepted | None = None) -> list[object]:
     """The plugins of these names, in order. A name is a built-in's, an entry point's, or `module:object`.
 
-    What is found may be a plugin, or a class or function that makes one without arguments. Raises ConfigError.
+    What is found may be a plugin, or a class or function that makes one without arguments. An entry point's must be
+    as it was `accepted` (None: whatever it declares), before any code of it runs. Raises ConfigError.
     """
-    return [_load(name.strip()) for name in names if name.strip()]
+    return [_load(name.strip(), accepted) for name in names if name.strip()]
 
 
-def _load(name: str) -> Any:
-    place = BUILT_IN.get(name) or (name if ":" in name else _installed(name))
+def declarations(names: Iterable[str]) -> list[Declaration]:
+    """What the installed plugins among these names declare; built-in ones and `module:object` are your own choice."""
+    wanted = [name.strip() for name in names if name.strip()]
+    return [_installed(name) for name in wanted if name not in BUILT_IN and ":" not in name]
+
+
+def _load(name: str, accepted: Accepted | None) -> Any:
+    place = BUILT_IN.get(name) or (name if ":" in name else "")
+    if not place:
+        declared = _installed(name)
+        refused = accepted.why_not(declared) if accepted else ""
+        if refused:
+            raise ConfigError(refused)
+        place = declared.declares["place"]
     module_name, _, path = place.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -46,13 +60,13 @@ def _load(name: str) -> Any:
     return found
 
 
-def _installed(name: str) -> str:
-    """Where the installed plugin of that name is."""
+def _installed(name: str) -> Declaration:
+    """What the installed package says of its plugin of that name."""
     # When first asked for: reading what is installed takes its time.
     from importlib.metadata import entry_points
 
     found = entry_points(group=GROUP)
-    places = {entry.value for entry in found if entry.name == name}
+    places = {entry.value: entry for entry in found if entry.name == name}
     if not places:
         known = sorted({*BUILT_IN, *(entry.name for entry in found)})
         raise ConfigError(
@@ -62,7 +76,12 @@ def _installed(name: str) -> str:
         raise ConfigError(
             f"plugin {name!r} is there more than once: {', '.join(sorted(places))}; give one as it stands"
         )
-    return places.pop()
+    ((place, entry),) = places.items()
+    package = entry.dist.name if entry.dist else ""
+    version = entry.dist.version if entry.dist else ""
+    return Declaration(
+        "plugin", package, name, {"name": name, "place": place, "package": package, "version": version}
+    )
 
 
 def _is_plugin(thing: object) -> bool:

@@ -27,9 +27,10 @@ class Tool:
     repeated under the same `turn.idempotency_key`, "once" must never be. `approval` asks a person first, `stepup`
     (which includes it) wants a second factor of that person. `sensitive` marks what must not be logged and must not
     run on the word of untrusted text alone. `trusted` says that nobody but you writes what it gives back: else what it
-    gives is untrusted text. `lookup` is a function of the idempotency key that tells what an earlier
-    call gave, or None where there was none: asked after a crash that left open whether the tool ran. `timeout` in
-    seconds; None takes the setting `tool_seconds`.
+    gives is untrusted text. `source` is who declares the tool, such as a server's address, where that is not you: the
+    agent does without it until `sampan tools accept`, and again once what it declares has changed. `lookup` is a
+    function of the idempotency key that tells what an earlier call gave, or None where there was none: asked after a
+    crash that left open whether the tool ran. `timeout` in seconds; None takes the setting `tool_seconds`.
 
     The JSON schema is made when it is first needed, since making it loads pydantic.
     """
@@ -44,6 +45,7 @@ class Tool:
     trusted: bool = False
     lookup: Callable[[str], Any] | None = None
     timeout: float | None = None
+    source: str = ""
     given_schema: dict[str, Any] | None = None
     namespace: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -71,7 +73,7 @@ class Tool:
         """A tool whose JSON schema (2020-12, of an object) is given; `options` are those of `@tool`.
 
         The function gets the arguments by name, as they came, once they fit the schema; and the Turn, where it has
-        a parameter `turn: Turn`.
+        a parameter `turn: Turn`. Where the schema and the words come from elsewhere, give that as `source`.
         """
         return cls(name=name, description=description, given_schema=schema, function=function, **options)
 
@@ -84,6 +86,20 @@ class Tool:
     def schema(self) -> dict[str, Any]:
         """JSON schema (2020-12) of the arguments, an object."""
         return self.arguments.schema
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What `source` says of it: all that a model reads and all that we go by."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "schema": self.schema,
+            "effects": self.effects,
+            "approval": self.approval,
+            "stepup": self.stepup,
+            "sensitive": self.sensitive,
+            "trusted": self.trusted,
+        }
 
     @property
     def guarded(self) -> bool:

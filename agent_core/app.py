@@ -220,12 +220,7 @@ def build_app(
     wire = wire or make_wire(settings, clock, plain)
     store = store or make_store(settings, clock)
     blobs = blobs or make_blobs(settings, clock)
-    found = list(agents) if agents is not None else load_agents(settings)
-    if not found:
-        raise ConfigError(
-            f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there"
-        )
-    check_prompts(found, Secrets(settings.secrets()))
+    found = _agents(settings, agents)
     accepted = Accepted(beside(settings.agents))
     common = load_plugins(settings.plugins, accepted)
     models: dict[str, Model] = {}
@@ -265,6 +260,17 @@ def build_app(
     kit.due["batch"] = app.look_after_batch
     kit.due[SCHEDULE] = app.schedules.tick
     return app
+
+
+def _agents(settings: Settings, given: Sequence[Agent | Responder] | None) -> list[Agent | Responder]:
+    """The agents that were given, or else found; none of them tells its model a secret."""
+    found = list(given) if given is not None else load_agents(settings)
+    if not found:
+        raise ConfigError(
+            f"no agent found in {settings.agents!r}; write `agent = Agent(name=...)` in a module there"
+        )
+    check_prompts(found, Secrets(settings.secrets()))
+    return found
 
 
 def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) -> Receiver:

@@ -55,7 +55,15 @@ def python_packages(locks: list[Path], osv_url: str | None = None) -> Audit:
     """By pip-audit, from the hash-pinned locks; nothing is installed."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "audit.json"
-        command = [sys.executable, "-m", "pip_audit", "--require-hashes", "--disable-pip", "--progress-spinner", "off"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip_audit",
+            "--require-hashes",
+            "--disable-pip",
+            "--progress-spinner",
+            "off",
+        ]
         command += ["--vulnerability-service", "osv", "--format", "json", "--output", str(output)]
         command += ["--cache-dir", folder, *(["--osv-url", osv_url] if osv_url else [])]
         for lock in locks:
@@ -67,7 +75,7 @@ def python_packages(locks: list[Path], osv_url: str | None = None) -> Audit:
 
 
 def python_audit(report: dict[str, Any]) -> Audit:
-    """Read pip-audit's report. It calls packages that it could not look up "skipped", and still says that all is well."""
+    """Read pip-audit's report. It calls what it could not look up "skipped", and still says that all is well."""
     holes, checked, unchecked = [], 0, []
     for package in report["dependencies"]:
         if "skip_reason" in package:
@@ -108,7 +116,8 @@ def node_audit(report: dict[str, Any]) -> Audit:
 
 
 def last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
+    return last if len(last) <= 200 else last[:200] + "..."
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Lists every package that Sampan is made of, as CycloneDX 1.6: `make_sbom.py [build/sbom.cdx.json]`.
 
-It comes from the lock files alone, with their hashes, so the same locks give the same bytes. `scope` says what a package is
-for: `required` is what a Lambda function's zip has, `optional` what a server may have besides, `excluded` what only
-development and deployment need. Licences are those that installed packages state. https://cyclonedx.org/specification
+It comes from the lock files alone, with their hashes, so the same locks give the same bytes. `scope` says what a
+package is for: `required` is what a Lambda function's zip has, `optional` what a server may have besides, `excluded`
+what only development and deployment need. Licences are those that installed packages state.
+https://cyclonedx.org/specification
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentScope, ComponentType

@@ -362,6 +362,31 @@ def test_no_mocks_and_no_sleeps() -> None:
     complain(problems, "no mocks, no sleeps in tests")
 
 
+def test_no_text_is_run_as_code() -> None:
+    """Whatever a model, a user or a store says stays data: nothing evaluates text, and no shell reads it."""
+    named = ("eval", "exec", "compile", "__import__")
+    loaders = ("pickle", "marshal", "shelve", "dill", "cloudpickle")
+    problems = []
+    for path in source_files():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call):
+                if isinstance(node.func, ast.Name) and node.func.id in named:
+                    problems.append(f"{place(path, node)} calls {node.func.id}")
+                if any(
+                    word.arg == "shell"
+                    and not (isinstance(word.value, ast.Constant) and not word.value.value)
+                    for word in node.keywords
+                ):
+                    problems.append(f"{place(path, node)} starts a shell")
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                modules = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                )
+                if any(module.partition(".")[0] in loaders for module in modules):
+                    problems.append(f"{place(path, node)} loads objects from bytes")
+    complain(problems, "no text is run as code")
+
+
 def _is_sleep(node: ast.AST) -> bool:
     """time.sleep(...) or asyncio.sleep(more than 0). Letting the loop turn once, sleep(0), is no waiting."""
     if not (

@@ -169,7 +169,7 @@ def _decided(attempt: Attempt, plan: Planned, reason: Reason, denied: str) -> Pl
     question = Question(
         step=plan.number,
         tool=plan.call.name,
-        arguments=plan.call.arguments,
+        arguments=attempt.bound.toolbox.shown(plan.call),
         hash=digest,
         asked_at=now,
         expires_at=now + attempt.bound.approval_seconds,

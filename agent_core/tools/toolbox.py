@@ -109,6 +109,17 @@ class Toolbox:
         except Exception:  # noqa: BLE001 - a type may have a validator of the user's; the call itself will tell
             return True
 
+    def shown(self, call: ToolCall) -> str:
+        """What the tool would be called with, as JSON; the model's text where it would not be called at all.
+
+        The model's text is no such thing: a name may stand in it twice, a value may have to be mended.
+        """
+        tool = self._tools.get(call.name)
+        try:
+            return render(tool.arguments.read(_decoded(call.arguments))).text if tool else call.arguments
+        except Exception:  # noqa: BLE001 - as in `refuses`
+            return call.arguments
+
     async def lookup(self, call: ToolCall, turn: Turn) -> ToolResult | None:
         """What an earlier call with this turn's idempotency key gave, as the tool itself tells; None for no call.
 

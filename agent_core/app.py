@@ -36,6 +36,8 @@ from agent_core.plugins.loader import load_plugins
 from agent_core.queues.base import Queue
 from agent_core.schedules.records import KIND as SCHEDULE
 from agent_core.schedules.service import Schedules, Times
+from agent_core.security.audit import KIND as AUDIT
+from agent_core.security.audit import Audit
 from agent_core.security.declarations import Accepted, beside, of_tool
 from agent_core.security.door import Door
 from agent_core.security.seal import Seal
@@ -122,6 +124,10 @@ class App:
             max_bytes=self.settings.max_batch_bytes,
             lease_seconds=min(LEASE_SECONDS, self.settings.lease_seconds),
         )
+
+    async def look_after_audit(self, key: Key, due: Due) -> None:
+        """Link an entry into the audit log of its tenant."""
+        await self.engine.audit.look_after(key, due.tenant)
 
     async def look_after_batch(self, key: Key, due: Due) -> None:
         """Go on with a batch that nobody works on."""
@@ -236,6 +242,7 @@ def build_app(
         prices=Prices(settings.prices),
         agents=bound,
         switches=Switches(store, clock),
+        audit=Audit(store, clock, settings.audit_keys),
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire, store),
@@ -258,6 +265,7 @@ def build_app(
     if settings.channels:
         app = replace(app, webhooks=_connect_channels(kit, engine, settings, plain))
     kit.due["batch"] = app.look_after_batch
+    kit.due[AUDIT] = app.look_after_audit
     kit.due[SCHEDULE] = app.schedules.tick
     return app
 

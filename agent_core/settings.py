@@ -35,7 +35,7 @@ CHANNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 LISTS = ("plugins", "origins", "openid_algorithms", "openid_scopes")
 SECRET = (
     *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
-    *("api_key", "openid_client_secret", "seal_keys"),
+    *("api_key", "openid_client_secret", "seal_keys", "audit_keys"),
     *("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token"),
 )
 
@@ -238,6 +238,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     seal_keys: str = ""
     """Keys that seal secrets in the store, such as seeds of second factors: base64 of 32 bytes, newest first."""
+
+    audit_keys: str = ""
+    """Keys that sign the audit log, newest first, 32 characters or more each; unset, its hashes are plain."""
 
     key_rate: str = ""
     """Requests of one key, unless it has a rate of its own: `60/minute`, `5/second`, `100/30` (seconds)."""

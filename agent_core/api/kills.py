@@ -55,5 +55,5 @@ async def kill(service: Service, request: Request) -> ASGIApp:
 async def lift(service: Service, request: Request) -> ASGIApp:
     """Let something of the caller's tenant go again; gives what is still stopped."""
     asked, caller = decode(await read_json(request, service.settings), Lift), principal(request)
-    await service.engine.switches.lift(caller.tenant, asked.kind, asked.name)
+    await service.engine.switches.lift(caller.tenant, asked.kind, asked.name, by=caller.user)
     return await _listed(service, caller.tenant)

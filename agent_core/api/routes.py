@@ -7,7 +7,19 @@ from typing import Any
 
 import msgspec
 
-from agent_core.api import agent, batches, chat, documents, health, kills, runs, sessions, views, webhooks
+from agent_core.api import (
+    agent,
+    audit,
+    batches,
+    chat,
+    documents,
+    health,
+    kills,
+    runs,
+    sessions,
+    views,
+    webhooks,
+)
 from agent_core.api import batch_schemas as batch
 from agent_core.api import chat_schemas as openai
 from agent_core.api import schemas as shape
@@ -307,6 +319,18 @@ OPERATIONS: tuple[Operation, ...] = (
         body=shape.Lift,
         replies={200: views.KillList},
         problems=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/audit",
+        handler=audit.list_lines,
+        name="listAudit",
+        scope=scopes.ADMIN,
+        summary="Read the audit log of your tenant: who did what, oldest first.",
+        tag="safety",
+        query=shape.AuditQuery,
+        replies={200: views.AuditPage},
+        problems=(422,),
     ),
     Operation(
         method="POST",

@@ -185,5 +185,14 @@ class SessionQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     limit: Annotated[int, Meta(ge=1, le=200, description="How many at most.")] = 100
 
 
+class AuditQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which page of the audit log, oldest first."""
+
+    after: Annotated[
+        int, Meta(ge=0, le=10**12 - 1, description="`next` of the page before: a line's number.")
+    ] = 0
+    limit: Annotated[int, Meta(ge=1, le=1000, description="How many at most.")] = 100
+
+
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No query parameters."""

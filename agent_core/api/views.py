@@ -167,6 +167,31 @@ class KillList(msgspec.Struct, frozen=True):
     kills: list[KillItem]
 
 
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was done. `hash` is over this line and the hash of the line before it (`previous`)."""
+
+    number: int
+    at: Instant
+    act: Annotated[str, Meta(description="Such as `approval.approved`, `key.created` or `tool.called`.")]
+    by: Annotated[
+        str, Meta(description="A user of the tenant, or `cli/` and a user of the service's machine.")
+    ]
+    subject: str
+    session_id: str
+    run_id: str
+    detail: dict[str, str]
+    previous: str
+    signed: Annotated[str, Meta(description="Which key signed it; empty for a plain hash.")]
+    hash: str
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """A page of the audit log, oldest first. `next` is null on the last page."""
+
+    lines: list[AuditLine]
+    next: int | None
+
+
 class MessageView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a session. A `hidden` one is not given to a model again: its run failed."""
 

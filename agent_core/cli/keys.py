@@ -53,7 +53,7 @@ def create(
     principal = Principal(tenant=tenant, user=user, scopes=tuple(scope or ()))
 
     async def make(keys: Keys) -> tuple[ApiKey, str]:
-        return await keys.create(name, principal=principal, seconds=seconds, rate=rate)
+        return await keys.create(name, principal=principal, seconds=seconds, rate=rate, by=options.operator())
 
     _shown(*_with(data, make), json=json)
 
@@ -92,13 +92,13 @@ def rotate(
 ) -> None:
     """Give a key a new secret and print it; the old one goes on for a while, so that nobody is cut off."""
     seconds = _seconds("overlap", overlap)
-    _shown(*_with(data, lambda keys: keys.rotate(key_id, overlap=seconds)), json=json)
+    _shown(*_with(data, lambda keys: keys.rotate(key_id, overlap=seconds, by=options.operator())), json=json)
 
 
 @app.command()
 def revoke(key_id: KeyId, data: options.Data = None) -> None:
     """End a key for good. Servers that have just seen it notice within five seconds."""
-    key = _with(data, lambda keys: keys.revoke(key_id))
+    key = _with(data, lambda keys: keys.revoke(key_id, by=options.operator()))
     say(f"The key {key.id} is revoked.")
 
 

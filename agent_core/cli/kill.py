@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
@@ -75,15 +74,16 @@ def lift(
     data: options.Data = None,
 ) -> None:
     """Let go again what was stopped; servers notice within five seconds."""
-    if not _with(data, lambda switches, _: switches.lift(tenant, kind, name)):
+    if not _with(data, lambda switches, _: switches.lift(tenant, kind, name, by=options.operator())):
         raise NotFoundError(f"the {kind} {name or tenant!r} is not stopped; `sampan kill list` shows what is")
     say(f"The {kind} {name or tenant} may run again.")
 
 
 def _throw(kind: Kind, name: str, reason: str, tenant: str, data: str | None) -> None:
     async def throw(switches: Switches, clock: SystemClock) -> int:
-        by = f"cli/{getpass.getuser()}"
-        switch = Switch(kind=kind, name=name, tenant=tenant, reason=reason[:500], by=by, at=clock.now())
+        switch = Switch(
+            kind=kind, name=name, tenant=tenant, reason=reason[:500], by=options.operator(), at=clock.now()
+        )
         return await switches.throw(switch)
 
     told = _with(data, throw)

@@ -29,7 +29,9 @@ def add(
     user: User = "local", tenant: Tenant = "default", data: options.Data = None, json: options.Json = False
 ) -> None:
     """Give a user a second factor. Its secret is shown this once, for their authenticator app."""
-    address = _with(data, lambda factors: factors.add(Principal(tenant=tenant, user=user)))
+    address = _with(
+        data, lambda factors: factors.add(Principal(tenant=tenant, user=user), by=options.operator())
+    )
     if json:
         json_out({"tenant": tenant, "user": user, "otpauth": address})
         return
@@ -67,7 +69,7 @@ def list_(tenant: Tenant = "default", data: options.Data = None, json: options.J
 @app.command()
 def remove(user: User = "local", tenant: Tenant = "default", data: options.Data = None) -> None:
     """Take a user's factor away, as when the phone is lost."""
-    _with(data, lambda factors: factors.remove(Principal(tenant=tenant, user=user)))
+    _with(data, lambda factors: factors.remove(Principal(tenant=tenant, user=user), by=options.operator()))
     say(f"{user} has no second factor any more.")
 
 

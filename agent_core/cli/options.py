@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import Annotated
 
 import typer
@@ -19,3 +20,8 @@ Session = Annotated[str, typer.Option("--session", help="Go on with this session
 Url = Annotated[str, typer.Option(help="Talk to the server at this URL instead of working in this process.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="How many at most.")]
+
+
+def operator() -> str:
+    """Who is at the keyboard, for the audit log: a user of this machine, not of the service."""
+    return f"cli/{getpass.getuser()}"

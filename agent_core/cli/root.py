@@ -10,6 +10,7 @@ import typer
 
 from agent_core.cli import (
     ask,
+    audit,
     batch,
     channels,
     chat,
@@ -52,6 +53,7 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(keys.app, name="keys")
 app.add_typer(mfa.app, name="mfa")
 app.add_typer(kill.app, name="kill")
+app.add_typer(audit.app, name="audit")
 app.add_typer(channels.app, name="channels")
 app.add_typer(tools.app, name="tools")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,7 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Pending, Question, Run
 from agent_core.errors import ConditionError, ConfigError, ConflictError, NotFoundError, StepUpError
 from agent_core.messages import Principal, from_record
+from agent_core.security import audit
 from agent_core.store.base import Equals, Key, Update, Version, Write
 
 Decision = Literal["approved", "denied"]
@@ -45,6 +47,20 @@ async def decide(
     questions = tuple(answered if asked is question else asked for asked in run.questions)
     after = msgspec.structs.replace(run, questions=questions)
     told = [] if after.asks_at(now) else await _roused(kit, run)
+    told.append(
+        audit.entry(
+            kit.clock,
+            by.tenant,
+            "approval.approved" if decision == "approved" else "approval.denied",
+            by=by.user,
+            subject=question.tool,
+            session_id=run.session_id,
+            run_id=run.id,
+            arguments=hashlib.sha256(question.arguments.encode()).hexdigest(),
+            question=question.hash,
+            owner=run.principal.user if run.principal.user != by.user else "",
+        )
+    )
     point("before answer")
     try:
         await kit.store.write(

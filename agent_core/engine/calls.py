@@ -16,6 +16,8 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Question, Reason, Step
 from agent_core.errors import ToolError
 from agent_core.messages import ToolCall, ToolResult
+from agent_core.security import audit
+from agent_core.store.base import Put
 
 log = logging.getLogger("sampan.engine")
 
@@ -104,6 +106,7 @@ async def _intend(attempt: Attempt, plans: Sequence[Planned]) -> None:
             tries=plan.tries + 1,
         )
         attempt.journal.unsaved.append(intent)
+        attempt.journal.notes.append(_note(attempt, plan))
         point("before intent")
     await attempt.journal.save()
     if plans:
@@ -187,6 +190,23 @@ def _ask(attempt: Attempt, plans: Sequence[Planned]) -> None:
         anew = {(question.step, question.reason) for question in asked}
         kept = [old for old in attempt.run.questions if (old.step, old.reason) not in anew]
         raise Parked((*kept, *asked))
+
+
+def _note(attempt: Attempt, plan: Planned) -> Put:
+    """What the audit log is told of a call that is made once."""
+    run = attempt.run
+    return audit.entry(
+        attempt.clock,
+        run.principal.tenant,
+        "tool.called",
+        by=run.principal.user,
+        subject=plan.call.name,
+        session_id=run.session_id,
+        run_id=run.id,
+        agent=run.agent,
+        arguments=hashlib.sha256(attempt.bound.toolbox.shown(plan.call).encode()).hexdigest(),
+        step=str(plan.number),
+    )
 
 
 async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:

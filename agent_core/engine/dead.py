@@ -11,6 +11,7 @@ from agent_core.engine.kit import Kit
 from agent_core.engine.runs import Delivery, Due, Head, Pending, Run
 from agent_core.errors import ConditionError, ConflictError, NotFoundError
 from agent_core.messages import Principal, from_record, to_record
+from agent_core.security import audit
 from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Update, Write
 
 
@@ -69,7 +70,7 @@ async def read_dead(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
     raise NotFoundError(f"there is no dead letter of run {run_id}")
 
 
-async def redrive(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
+async def redrive(kit: Kit, tenant: str, run_id: str, by: str) -> DeadLetter:
     """Bring a dead letter back: its message to the inbox (the journal is kept), its push to the outbox.
 
     Raises NotFoundError, or ConflictError where somebody else brought it back in this moment.
@@ -79,7 +80,11 @@ async def redrive(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
     suffix = "/push" if letter.kind == "push" else ""
     try:
         await kit.store.write(
-            Delete(keys.dead(tenant, run_id + suffix), when=(Equals("run_id", run_id),)), *writes
+            Delete(keys.dead(tenant, run_id + suffix), when=(Equals("run_id", run_id),)),
+            audit.entry(
+                kit.clock, tenant, "run.redriven", by=by, session_id=letter.session_id, run_id=run_id
+            ),
+            *writes,
         )
     except ConditionError as error:
         raise ConflictError(f"run {run_id} was brought back by somebody else, or runs again") from error

@@ -46,6 +46,7 @@ class Engine:
     def __init__(self, kit: Kit, *, default_agent: str, wake: Wake | None = None) -> None:
         self.agents = kit.agents
         self.switches = kit.switches
+        self.audit = kit.audit
         self.default_agent = default_agent
         self._kit = kit
         self._store = kit.store
@@ -411,7 +412,7 @@ class Engine:
 
     async def redrive(self, principal: Principal, run_id: str) -> DeadLetter:
         """Bring a dead letter back and have it worked on; raises NotFoundError or ConflictError."""
-        letter = await redrive(self._kit, principal.tenant, run_id)
+        letter = await redrive(self._kit, principal.tenant, run_id, principal.user)
         if letter.kind == "run":
             await self.wake(letter.principal, letter.session_id)
         else:

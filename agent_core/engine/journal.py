@@ -17,7 +17,10 @@ from agent_core.store.base import MAX_WRITES, AtMost, Check, Key, Put, Store, Up
 
 
 class Journal:
-    """The steps of one run: those stored by an earlier attempt, and those of this one that are not stored yet."""
+    """The steps of one run: those stored by an earlier attempt, and those of this one that are not stored yet.
+
+    `notes` are for the audit log, stored together with the next steps.
+    """
 
     def __init__(
         self, store: Store, clock: Clock, run: Run, lease: Lease, expires_at: float, switches: Switches
@@ -33,6 +36,7 @@ class Journal:
         self._earlier: dict[int, Step] = {}
         self._stored: dict[int, Step] = {}
         self.unsaved: list[Step] = []
+        self.notes: list[Put] = []
 
     def load(self, steps: Iterable[Step]) -> None:
         """Take over what an earlier attempt has stored."""
@@ -67,7 +71,7 @@ class Journal:
         a newer message interrupts it, KilledError where its agent or tenant was stopped.
         """
         while self.unsaved:
-            await self._save(self.unsaved[: MAX_WRITES - 2])
+            await self._save(self.unsaved[: MAX_WRITES - 2 - len(self.notes)])
 
     async def _save(self, steps: list[Step]) -> None:
         done = max(step.number for step in steps)
@@ -83,6 +87,7 @@ class Journal:
                     when=(AtMost("cancelling", 0), AtMost("switched", self._switched)),
                 ),
                 *map(self._write, steps),
+                *self.notes,
             )
         except ConditionError as error:
             if error.index == 0 and not self._lease.lost(error):
@@ -103,6 +108,7 @@ class Journal:
         self._lease.kept(now, monotonic)
         self._stored.update({step.number: step for step in steps})
         del self.unsaved[: len(steps)]
+        self.notes.clear()
 
     async def hold(self) -> None:
         """Make sure that the session is still this worker's, before it does what can't be undone.

@@ -14,6 +14,7 @@ from agent_core.engine.feed import Feed
 from agent_core.engine.runs import Delivery, Due, Run
 from agent_core.engine.switches import Switches
 from agent_core.messages import Part, Principal
+from agent_core.security.audit import Audit
 from agent_core.store.base import Key, Store
 
 
@@ -47,7 +48,7 @@ DueHandler = Callable[[Key, Due], Awaitable[None]]
 @dataclass(frozen=True, kw_only=True)
 class Kit:
     """What every worker of an engine shares. `switches` stop agents, tools and
-    tenants, `factors` tell whether a person's second factor is right.
+    tenants, `audit` keeps who did what, `factors` tell whether a person's second factor is right.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
@@ -63,6 +64,7 @@ class Kit:
     prices: Prices
     agents: Mapping[str, Bound]
     switches: Switches
+    audit: Audit
     lease_seconds: float = 30.0
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from agent_core.engine.points import point
 from agent_core.engine.runs import Head, Pending, Run, Step
 from agent_core.errors import ConditionError, LeaseLostError, NotFoundError, SessionBusyError
 from agent_core.messages import Message, Principal, from_record
+from agent_core.security import audit
 from agent_core.store.base import MAX_WRITES, Delete, Key, Store
 
 DAY = 86_400.0
@@ -109,7 +110,10 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
             point("before erasure")
             batch = [Delete(key) for key in doomed[start : start + MAX_WRITES - 1]]
             await kit.store.write(lease.renewal(kit.clock.now()), *batch)
-        await kit.store.write(Delete(lease.head, when=lease.held))
+        erased = audit.entry(
+            kit.clock, principal.tenant, "session.erased", by=principal.user, session_id=session_id
+        )
+        await kit.store.write(Delete(lease.head, when=lease.held), erased)
         point("after erasure")
     except ConditionError as error:
         raise LeaseLostError("another worker took over the session; erase it again") from error

@@ -19,6 +19,7 @@ from agent_core.engine import keys
 from agent_core.engine.runs import Due
 from agent_core.errors import ConditionError, InputError, KilledError, NotFoundError
 from agent_core.messages import from_record, to_record
+from agent_core.security import audit
 from agent_core.store.base import Above, Condition, Delete, Equals, Key, Put, Record, Store, Update
 
 KINDS = ("agent", "tool", "tenant")
@@ -67,18 +68,27 @@ class Switches:
         Raises InputError, NotFoundError.
         """
         _check(switch)
-        await self._store.write(Put(_place(switch.tenant, switch.kind, switch.name), to_record(switch)))
+        await self._store.write(
+            Put(_place(switch.tenant, switch.kind, switch.name), to_record(switch)),
+            self._note("switch.thrown", switch.tenant, switch.kind, switch.name, switch.by),
+        )
         await self.refresh()
         return await self._tell(switch)
 
-    async def lift(self, tenant: str, kind: str, name: str = "") -> bool:
+    async def lift(self, tenant: str, kind: str, name: str = "", *, by: str) -> bool:
         """Let it go again, other processes notice within five seconds; whether it was stopped."""
         try:
-            await self._store.write(Delete(_place(tenant, kind, name), when=(Equals("tenant", tenant),)))
+            await self._store.write(
+                Delete(_place(tenant, kind, name), when=(Equals("tenant", tenant),)),
+                self._note("switch.lifted", tenant, kind, name, by),
+            )
         except ConditionError:
             return False
         await self.refresh()
         return True
+
+    def _note(self, act: audit.Act, tenant: str, kind: str, name: str, by: str) -> Put:
+        return audit.entry(self._clock, tenant, act, by=by, subject=f"{kind} {name}".strip())
 
     async def list(self, tenant: str) -> list[Switch]:
         """What is stopped for this tenant, from the store, oldest first."""

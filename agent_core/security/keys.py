@@ -19,6 +19,7 @@ import msgspec
 from agent_core.clock import Clock
 from agent_core.errors import ConditionError, ConflictError, InputError, NotFoundError
 from agent_core.messages import Principal, from_record, to_record
+from agent_core.security import audit
 from agent_core.security import scopes as all_scopes
 from agent_core.security.rates import Rate
 from agent_core.store.base import Absent, Key, Put, Store, Version, quoted
@@ -86,10 +87,12 @@ class Keys:
         principal: Principal = Principal(),  # noqa: B008  # frozen
         seconds: float = 0.0,
         rate: str = "",
+        by: str = "",
     ) -> tuple[ApiKey, str]:
         """A new key for the principal with its scopes, and its text, which can't be had again.
 
-        It lives for so many `seconds` (0: until revoked). `rate` is its own limit, as in `60/minute`.
+        It lives for so many `seconds` (0: until revoked). `rate` is its own limit, as in `60/minute`. `by` is who
+        makes it, for the audit log.
         """
         for what, value in (("tenant", principal.tenant), ("user", principal.user)):
             if not _NAME.fullmatch(value):
@@ -113,7 +116,11 @@ class Keys:
             rate=rate,
         )
         listed = Key(_listed(key.tenant), key.id)
-        await self._store.write(Put(_place(key.id), to_record(key), when=(Absent(),)), Put(listed, {"v": 1}))
+        await self._store.write(
+            Put(_place(key.id), to_record(key), when=(Absent(),)),
+            Put(listed, {"v": 1}),
+            self._note("key.created", key, by),
+        )
         return key, f"{PREFIX}{key.id}_{secret}"
 
     async def list(self, tenant: str = "default") -> list[ApiKey]:
@@ -154,7 +161,7 @@ class Keys:
         return key if key.alive(self._clock.now()) else None
 
     async def rotate(
-        self, key_id: str, *, overlap: float = OVERLAP_SECONDS, tenant: str = ""
+        self, key_id: str, *, overlap: float = OVERLAP_SECONDS, tenant: str = "", by: str = ""
     ) -> tuple[ApiKey, str]:
         """Give a key a new secret; the old one goes on for `overlap` seconds. Gives the new text.
 
@@ -170,16 +177,16 @@ class Keys:
         rotated = msgspec.structs.replace(
             key, digest=_digest(secret), old_digest=key.digest, old_until=now + overlap
         )
-        await self._replace(rotated, version)
+        await self._replace(rotated, version, self._note("key.rotated", key, by))
         return rotated, f"{PREFIX}{key.id}_{secret}"
 
-    async def revoke(self, key_id: str, *, tenant: str = "") -> ApiKey:
+    async def revoke(self, key_id: str, *, tenant: str = "", by: str = "") -> ApiKey:
         """End a key for good. Raises NotFoundError; revoking it twice changes nothing."""
         key, version = await self._owned(key_id, tenant)
         if key.revoked_at:
             return key
         revoked = msgspec.structs.replace(key, revoked_at=self._clock.now())
-        await self._replace(revoked, version)
+        await self._replace(revoked, version, self._note("key.revoked", key, by))
         return revoked
 
     async def _owned(self, key_id: str, tenant: str) -> tuple[ApiKey, int]:
@@ -189,9 +196,20 @@ class Keys:
             raise NotFoundError(f"there is no key {key_id[:80]!r}; `sampan keys list` shows them")
         return key, record.version
 
-    async def _replace(self, key: ApiKey, version: int) -> None:
+    def _note(self, act: audit.Act, key: ApiKey, by: str) -> Put:
+        return audit.entry(
+            self._clock,
+            key.tenant,
+            act,
+            by=by or key.user,
+            subject=key.id,
+            user=key.user,
+            scopes=" ".join(key.scopes),
+        )
+
+    async def _replace(self, key: ApiKey, version: int, note: Put) -> None:
         try:
-            await self._store.write(Put(_place(key.id), to_record(key), when=(Version(version),)))
+            await self._store.write(Put(_place(key.id), to_record(key), when=(Version(version),)), note)
         except ConditionError:
             raise ConflictError(f"somebody else changed the key {key.id} meanwhile: look again") from None
         self._seen.pop(key.id, None)

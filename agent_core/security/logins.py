@@ -14,6 +14,7 @@ import msgspec
 
 from agent_core.clock import Clock
 from agent_core.messages import Principal, from_record, to_record
+from agent_core.security import audit
 from agent_core.security.keys import ApiKey, Keys
 from agent_core.security.visitor import Caller, Visitor, is_local
 from agent_core.store.base import Delete, Key, Put, Store
@@ -45,7 +46,10 @@ class Logins:
         token = random_token()
         now = self._clock.now()
         login = Login(principal=principal, key=key.id if key else "", made_at=now)
-        await self._store.write(Put(_place(token), to_record(login), expires_at=now + LIFE_SECONDS))
+        await self._store.write(
+            Put(_place(token), to_record(login), expires_at=now + LIFE_SECONDS),
+            audit.entry(self._clock, principal.tenant, "login", by=principal.user, subject=login.key),
+        )
         return token
 
     async def find(self, token: str) -> Caller | None:

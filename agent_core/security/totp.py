@@ -15,6 +15,7 @@ import msgspec
 from agent_core.clock import Clock
 from agent_core.errors import ConditionError, ConflictError, NotFoundError, StepUpError, StoreBusyError
 from agent_core.messages import Principal, from_record, to_record
+from agent_core.security import audit
 from agent_core.security.seal import Seal
 from agent_core.store.base import Delete, Key, Put, Store, Version, quoted
 
@@ -55,7 +56,7 @@ class Factors:
         self._seal = seal
         self._clock = clock
 
-    async def add(self, who: Principal, issuer: str = "Sampan") -> str:
+    async def add(self, who: Principal, issuer: str = "Sampan", *, by: str = "") -> str:
         """A new factor, not good yet; gives the otpauth address that authenticator apps read.
 
         Raises ConflictError where the user has one that is confirmed: it is removed first.
@@ -71,7 +72,7 @@ class Factors:
             seed=self._seal.close(seed, f"{key.partition}/{key.sort}"),
             made_at=self._clock.now(),
         )
-        await self._store.write(Put(key, to_record(factor)))
+        await self._store.write(Put(key, to_record(factor)), self._note("factor.added", who, by))
         secret = base64.b32encode(seed).decode()
         label = quote(f"{issuer}:{who.user}")
         return f"otpauth://totp/{label}?{urlencode({'secret': secret, 'issuer': issuer})}"
@@ -100,12 +101,15 @@ class Factors:
             if not after:
                 return found
 
-    async def remove(self, who: Principal) -> None:
+    async def remove(self, who: Principal, *, by: str = "") -> None:
         """Take a user's factor away; raises NotFoundError where there is none."""
         key = _place(who)
         if await self._store.get(key) is None:
             raise NotFoundError(f"{who.user[:80]!r} has no second factor")
-        await self._store.write(Delete(key))
+        await self._store.write(Delete(key), self._note("factor.removed", who, by))
+
+    def _note(self, act: audit.Act, who: Principal, by: str = "") -> Put:
+        return audit.entry(self._clock, who.tenant, act, by=by or who.user, subject=who.user)
 
     async def _prove(self, who: Principal, code: str, *, confirmed: bool) -> None:
         key = _place(who)
@@ -125,15 +129,17 @@ class Factors:
             seed = self._seal.open(factor.seed, f"{key.partition}/{key.sort}")
             step = step_of(seed, code, now)
             if step is None or step <= factor.last_step:
+                await self._store.write(self._note("factor.refused", who))
                 raise StepUpError(_WRONG)
             good = msgspec.structs.replace(tried, confirmed=True, last_step=step, tries=0)
-            if await self._write(key, good, record.version + 1):
+            first = () if confirmed else (self._note("factor.confirmed", who),)
+            if await self._write(key, good, record.version + 1, *first):
                 return
         raise StoreBusyError("too many try this factor at once", retry_after=1.0)
 
-    async def _write(self, key: Key, factor: Factor, version: int) -> bool:
+    async def _write(self, key: Key, factor: Factor, version: int, *notes: Put) -> bool:
         try:
-            await self._store.write(Put(key, to_record(factor), when=(Version(version),)))
+            await self._store.write(Put(key, to_record(factor), when=(Version(version),)), *notes)
         except ConditionError:
             return False
         return True

@@ -183,6 +183,8 @@ async def test_an_erased_session_leaves_nothing_to_the_sweeper() -> None:
     app = stage.start(calls("pay"), tools=[bank.pay("once", approval=True)])
     await app.engine.answer(said("Pay", session_id="s", delivery=Delivery("letter", "here")))
     await app.engine.erase(ME, "s")
+    assert [sort.rpartition("/")[2] for sort in await left(stage)] == ["audit"]
+    await app.sweep()
     assert await left(stage) == []
     assert await stage.store.get(Key(keys.session(ME, "s"), keys.STATE)) is None
 

@@ -276,6 +276,7 @@ class EngineMachine(RuleBasedStateMachine):
                 assert run.id in self.cancelled
             else:
                 assert run.reply.text == f"Answer to {self.accepted[caller][1]}"
+        self.sweeps()  # what the last acts left for the audit log
         due = self.life.look(self.life.store.query(keys.DUE, limit=100))
         assert not due.records
         self.nothing_is_done_twice_or_unasked()

@@ -232,7 +232,7 @@ async def test_a_run_asks_a_person(house: House, events: Any, verb: str, content
     where = answer.headers["location"]
     [question] = waiting["questions"]
     assert (question["tool"], question["reason"], question["status"]) == ("refund", "approval", "asked")
-    assert question["arguments"] == '{"order": "7"}'
+    assert question["arguments"] == '{"order":"7"}'
     assert [event.type for event in events((await home.get(f"{where}/events")).text)][-1] == "waiting"
     async with home.client() as client:
         wrong = await client.post(f"{where}/{verb}", json={"hash": "0"})

@@ -125,10 +125,10 @@ async def test_a_process_that_runs_nothing_notices_within_seconds_and_again_when
     with pytest.raises(KilledError):
         await app.engine.submit(said("Two."))
     assert [one.name for one in await elsewhere.list("default")] == ["assistant"]
-    assert await elsewhere.lift("default", "agent", "assistant")
+    assert await elsewhere.lift("default", "agent", "assistant", by="ann")
     clock.advance(CACHE_SECONDS)
     assert (await app.engine.answer(said("Three."))).status == "succeeded"
-    assert not await elsewhere.lift("default", "agent", "assistant")
+    assert not await elsewhere.lift("default", "agent", "assistant", by="ann")
 
 
 async def test_a_message_that_waited_in_an_inbox_is_ended_with_the_reason() -> None:

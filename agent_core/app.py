@@ -45,7 +45,7 @@ from agent_core.security.secrets import REFERENCE, Secrets, SecretWire, resolved
 from agent_core.security.totp import Factors
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
-from agent_core.store.base import Key, Store
+from agent_core.store.base import Key, Store, WholeStore
 from agent_core.tools.base import Tool
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
@@ -330,7 +330,7 @@ def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) 
     return deliverers
 
 
-def make_store(settings: Settings, clock: Clock) -> Store:
+def make_store(settings: Settings, clock: Clock) -> WholeStore:
     """The store of the settings. Imported only when chosen, for cold start."""
     if settings.store == "memory":
         from agent_core.store.memory import MemoryStore

@@ -112,7 +112,7 @@ class Connections:
         # Imported here: where no reply goes to a WebSocket, its process needs nothing of HTTP.
         from agent_core.api.talk import end_frame
 
-        partition = _watchers(run.principal.tenant, run.id)
+        partition = keys.watchers(run.principal.tenant, run.id)
         page = await self._store.query(partition)
         watching = [record.key.sort for record in page.records]
         for connection_id in dict.fromkeys((delivery.address, *watching)):
@@ -126,12 +126,14 @@ class Connections:
 
     async def watch(self, connection: Connection, run_id: str) -> None:
         """Have the end of a run delivered to this connection, too."""
-        key = Key(_watchers(connection.principal.tenant, run_id), connection.id)
+        key = Key(keys.watchers(connection.principal.tenant, run_id), connection.id)
         await self._store.write(Put(key, {"v": 1}, expires_at=self._clock.now() + LIFE_SECONDS))
 
     async def unwatch(self, connection: Connection, run_id: str) -> None:
         """The connection was told the run's end."""
-        await self._store.write(Delete(Key(_watchers(connection.principal.tenant, run_id), connection.id)))
+        await self._store.write(
+            Delete(Key(keys.watchers(connection.principal.tenant, run_id), connection.id))
+        )
 
     @contextmanager
     def telling(self, connection_id: str) -> Iterator[Telling]:
@@ -187,7 +189,3 @@ class Gatewayed:
 
 def _key(connection_id: str) -> Key:
     return Key(f"socket/{keys.quoted(connection_id)}", "connection")
-
-
-def _watchers(tenant: str, run_id: str) -> str:
-    return f"{keys.quoted(tenant)}/watch/{keys.quoted(run_id)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from typing import Protocol
 from urllib.parse import quote
 
@@ -73,6 +74,12 @@ class Blobs(Protocol):
 
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
+
+    async def erase_all(self, tenant: str) -> None:
+        """Remove all bytes of a tenant."""
+
+    def all(self, tenant: str) -> AsyncIterator[tuple[str, Blob]]:
+        """All bytes of a tenant, each with the name under which it is kept: `s-<session>/<sha256>`."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from agent_core.blobs.base import Blob, check_media_type, plain_name, reference, split_reference
@@ -55,6 +55,26 @@ class FolderBlobs:
         folder = self._folder(tenant, session)
         with _declared(folder):
             await asyncio.to_thread(_erase, folder, self._path / "erased")
+
+    async def erase_all(self, tenant: str) -> None:
+        """Remove all bytes of a tenant."""
+        folder = self._path / f"t-{plain_name(tenant)}"
+        with _declared(folder):
+            await asyncio.to_thread(_erase, folder, self._path / "erased")
+
+    async def all(self, tenant: str) -> AsyncIterator[tuple[str, Blob]]:
+        """All bytes of a tenant, each with its name."""
+        folder = self._path / f"t-{plain_name(tenant)}"
+        for file in await asyncio.to_thread(lambda: sorted(folder.glob("s-*/*"))):
+            if file.name.startswith("."):
+                continue  # not whole yet
+            with _declared(file):
+                try:
+                    content = await asyncio.to_thread(file.read_bytes)
+                except FileNotFoundError:  # erased meanwhile
+                    continue
+            head, _, data = content.partition(b"\n")
+            yield f"{file.parent.name}/{file.name}", Blob(data, head.decode())
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agent_core.blobs.base import Blob, check_media_type, reference, split_reference
+from collections.abc import AsyncIterator
+
+from agent_core.blobs.base import Blob, check_media_type, plain_name, reference, split_reference
 from agent_core.errors import NotFoundError
 
 
@@ -30,6 +32,18 @@ class MemoryBlobs:
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
         self._sessions.pop((tenant, session), None)
+
+    async def erase_all(self, tenant: str) -> None:
+        """Remove all bytes of a tenant."""
+        for place in [place for place in self._sessions if place[0] == tenant]:
+            del self._sessions[place]
+
+    async def all(self, tenant: str) -> AsyncIterator[tuple[str, Blob]]:
+        """All bytes of a tenant, each with its name."""
+        for (owner, session), kept in list(self._sessions.items()):
+            if owner == tenant:
+                for ref, blob in list(kept.items()):
+                    yield f"s-{plain_name(session)}/{split_reference(ref)[1]}", blob
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import AsyncIterator
 
 from agent_core.aws.client import AwsClient, AwsError
 from agent_core.aws.sigv4 import CONTENT_HASH, Scope, presign
@@ -74,7 +75,31 @@ class S3Blobs:
 
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
-        folder = f"{self._folder(tenant, session)}/"
+        async for keys in self._listed(f"{self._folder(tenant, session)}/"):
+            await self._delete(keys)
+
+    async def erase_all(self, tenant: str) -> None:
+        """Remove all bytes of a tenant."""
+        async for keys in self._listed(f"{self._prefix}t-{plain_name(tenant)}/"):
+            await self._delete(keys)
+
+    async def all(self, tenant: str) -> AsyncIterator[tuple[str, Blob]]:
+        """All bytes of a tenant, each with its name."""
+        folder = f"{self._prefix}t-{plain_name(tenant)}/"
+        async for keys in self._listed(folder):
+            for key in keys:
+                try:
+                    answer = await self._send("GET", key)
+                except AwsError as error:
+                    if error.code == "NoSuchKey":  # erased meanwhile
+                        continue
+                    raise
+                untyped = _UNTYPED in answer.headers
+                kind = "" if untyped else answer.headers.get("content-type", "")
+                yield key.removeprefix(folder), Blob(answer.body, kind)
+
+    async def _listed(self, folder: str) -> AsyncIterator[list[str]]:
+        """The keys of all objects of a folder, a page at a time."""
         after = ""
         while True:
             # S3 encodes a token's plus and slash as it does a key's; sent back they must be encoded again.
@@ -83,7 +108,7 @@ class S3Blobs:
                 await self._send("GET", query=f"list-type=2{more}&prefix={_quoted(folder)}")
             ).body.decode()
             if keys := _KEY.findall(listed):
-                await self._delete(keys)
+                yield keys
             found = _NEXT.search(listed)
             if found is None:
                 return

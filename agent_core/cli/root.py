@@ -25,6 +25,7 @@ from agent_core.cli import (
     runs,
     schedules,
     sessions,
+    tenant,
     tools,
 )
 from agent_core.cli.extras import remedy
@@ -53,6 +54,7 @@ app.add_typer(dead.app, name="dead")
 app.add_typer(keys.app, name="keys")
 app.add_typer(mfa.app, name="mfa")
 app.add_typer(kill.app, name="kill")
+app.add_typer(tenant.app, name="tenant")
 app.add_typer(audit.app, name="audit")
 app.add_typer(channels.app, name="channels")
 app.add_typer(tools.app, name="tools")

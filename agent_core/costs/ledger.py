@@ -22,7 +22,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one run cost, for whom and through what. `day` is the UTC day (2026-11-22) on which it was accepted."""
+    """What one run cost, for whom and through what. `day` is the UTC day (2026-11-22) on which it was accepted.
+
+    Of an `erased` one the names of run, session and user are gone, and others stand in their place.
+    """
 
     run_id: str
     session_id: str
@@ -33,6 +36,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     day: str
     created_at: float
     entries: tuple[Entry, ...] = ()
+    erased: bool = False
 
     @property
     def cost(self) -> int:

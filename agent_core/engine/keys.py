@@ -9,6 +9,7 @@
                                         piece/<step>/<fence>/<at>   text that is still streaming
     <tenant>/ledger/<day>               <time>/<run>      what each run cost
     <tenant>/dead                       <run>             runs given up, with their reason and message
+    <tenant>/watch/<run>                <connection>      who waits for the run's end
     due                                 <time>/<tenant>/<run>   what the sweeper looks after
 
 In a session's partition, `message` < `pending` < `state`: one query from the end reads the head, the inbox and the
@@ -55,6 +56,11 @@ def sessions(principal: Principal) -> str:
 def run(tenant: str, run_id: str) -> str:
     """The partition of a run."""
     return f"{quoted(tenant)}/run/{quoted(run_id)}"
+
+
+def watchers(tenant: str, run_id: str) -> str:
+    """The partition of the WebSocket connections that wait for the end of a run."""
+    return f"{quoted(tenant)}/watch/{quoted(run_id)}"
 
 
 def message(partition: str, seq: int) -> Key:

@@ -95,6 +95,32 @@ class Database:
             await asyncio.sleep(pause)
             waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE)
 
+    async def scrub(self) -> None:
+        """Write the file anew and empty its log, so that nothing is left of what was deleted.
+
+        Raises StoreBusyError where another process reads or writes all the time.
+        """
+        await asyncio.to_thread(self._scrub)
+
+    async def empty_log(self) -> bool:
+        """Move the log into the file and empty it; False where another process reads it."""
+        return await asyncio.to_thread(self._empty_log)
+
+    def _scrub(self) -> None:
+        if not self._empty_log(anew=True):
+            raise StoreBusyError(f"{self.path} is read by another process: its log holds what was deleted")
+
+    def _empty_log(self, *, anew: bool = False) -> bool:
+        try:
+            with self._writing:
+                connection = self._connection()
+                if anew:
+                    connection.execute("VACUUM")
+                [[busy, _, _]] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except (sqlite3.Error, OSError) as error:
+            raise translated(error, self.path) from error
+        return not busy
+
     async def close(self) -> None:
         """Finish what was asked for and let go of the file."""
         self._closed = True

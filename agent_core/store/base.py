@@ -7,7 +7,7 @@ one round trip there. A store that can do these four verbs atomically can carry 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -175,6 +175,35 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked for and let go of files and connections; no verb may be used after it."""
+
+
+@runtime_checkable
+class LoggedStore(Protocol):
+    """A store whose own log of writes holds what was deleted, until it is emptied."""
+
+    async def empty_log(self) -> None:
+        """Empty it as far as that is possible now: not what another process is reading in this moment."""
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """Some of all records of a store. `after` is the key to go on from, None at the end."""
+
+    records: tuple[Record, ...]
+    after: Key | None = None
+
+
+class WholeStore(Store, Protocol):
+    """A store that can be gone through from one end to the other: to export a tenant, or to erase one."""
+
+    async def scan(self, *, after: Key | None = None) -> Scan:
+        """Records of all partitions, in any order, each once; also expired ones that were not removed yet.
+
+        A page of at most about MAX_PAGE bytes; what is written meanwhile may be among them or not. It reads everything,
+        so it is for operators and not for the service.
+        """
+
+    async def scrub(self) -> None:
+        """Have nothing left of what was deleted, in the store's own files and logs. May take long."""
 
 
 def quoted(part: str) -> str:

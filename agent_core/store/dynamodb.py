@@ -47,6 +47,7 @@ from agent_core.store.base import (
     Page,
     Put,
     Record,
+    Scan,
     Update,
     Version,
     Write,
@@ -113,6 +114,22 @@ class DynamoStore:
             if records and early:
                 return Page(tuple(records), after=records[-1].key.sort)
             request["ExclusiveStartKey"] = last
+
+    async def scan(self, *, after: Key | None = None) -> Scan:
+        """Records of all partitions, also expired ones. It reads the whole table, and costs as much."""
+        request: dict[str, Any] = {"TableName": self._table, "ConsistentRead": True}
+        if after is not None:
+            request["ExclusiveStartKey"] = key_of(after)
+        answer = await self._call("Scan", request)
+        found = []
+        for one in answer.get("Items", []):
+            key = Key(one[PARTITION]["S"], one[SORT]["S"])
+            found.append(Record(key, fields_of(one), state_of(one).revision))
+        last = answer.get("LastEvaluatedKey")
+        return Scan(tuple(found), Key(last[PARTITION]["S"], last[SORT]["S"]) if last else None)
+
+    async def scrub(self) -> None:
+        """What was deleted is gone from the table; backups and point-in-time recovery keep it for their time."""
 
     async def write(self, *writes: Write) -> None:
         """Do all of 1 to 100 writes, or none."""
@@ -303,7 +320,7 @@ class DynamoStore:
         return _decode(await self._send(operation, request, idempotent=idempotent))
 
     async def _send(self, operation: str, request: dict[str, Any], *, idempotent: bool = True) -> bytes:
-        reads = operation in ("GetItem", "Query")
+        reads = operation in ("GetItem", "Query", "Scan")
         try:
             return await self._service.call(operation, _encode(request), idempotent=idempotent)
         except AwsError as error:

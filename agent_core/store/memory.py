@@ -17,6 +17,7 @@ from agent_core.store.base import (
     Key,
     Page,
     Record,
+    Scan,
     Update,
     Write,
     check_key,
@@ -89,6 +90,23 @@ class MemoryStore:
         self._change(change)
         self._sweep()
         return decode(change.row.body) if change.row else {}
+
+    async def scan(self, *, after: Key | None = None) -> Scan:
+        """Records of all partitions, also expired ones."""
+        await self._turn()
+        found: list[Record] = []
+        size = 0
+        for key in sorted(key for key in self._rows if after is None or key > after):
+            if size >= MAX_PAGE:
+                return Scan(tuple(found), found[-1].key)
+            row = self._rows[key]
+            found.append(Record(key, decode(row.body), row.version))
+            size += len(row.body)
+        return Scan(tuple(found))
+
+    async def scrub(self) -> None:
+        """Nothing is left of what was deleted."""
+        await self._turn()
 
     async def close(self) -> None:
         """Refuse all further use."""

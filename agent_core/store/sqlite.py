@@ -18,6 +18,7 @@ from agent_core.store.base import (
     Key,
     Page,
     Record,
+    Scan,
     Update,
     Write,
     check_key,
@@ -50,6 +51,8 @@ _LIVE_ROW = """SELECT fields, version FROM records
     WHERE partition = ? AND sort = ? AND (expires_at = 0 OR expires_at > ?)"""
 _PAGE = """SELECT sort, fields, version FROM records
     WHERE partition = ? AND (expires_at = 0 OR expires_at > ?) AND sort >= ?"""
+_SCAN = """SELECT partition, sort, fields, version FROM records
+    WHERE (partition, sort) > (?, ?) ORDER BY partition, sort"""
 _PUT = """INSERT INTO records VALUES (?, ?, ?, ?, ?) ON CONFLICT (partition, sort)
     DO UPDATE SET fields = excluded.fields, version = excluded.version, expires_at = excluded.expires_at"""
 _DELETE = "DELETE FROM records WHERE partition = ? AND sort = ?"
@@ -104,6 +107,18 @@ class SqliteStore:
         )
         return decode(change.row.body) if change.row else {}
 
+    async def scan(self, *, after: Key | None = None) -> Scan:
+        """Records of all partitions, also expired ones."""
+        return await self._database.gather(_SCAN, after or ("", ""), _some_of)
+
+    async def empty_log(self) -> None:
+        """Move the log's pages into the file and empty it; pages of it hold what was deleted since."""
+        await self._database.empty_log()
+
+    async def scrub(self) -> None:
+        """Write the file anew and empty its log: pages that were moved may hold what was deleted since."""
+        await self._database.scrub()
+
     async def close(self) -> None:
         """Finish what was asked for and let go of the file."""
         await self._database.close()
@@ -131,6 +146,17 @@ def _page_of(partition: str, limit: int) -> Callable[[Iterator[tuple[str, bytes,
         return Page(tuple(records))
 
     return take
+
+
+def _some_of(rows: Iterator[tuple[str, str, bytes, int]]) -> Scan:
+    found: list[Record] = []
+    size = 0
+    for partition, sort, body, version in rows:
+        if size >= MAX_PAGE:
+            return Scan(tuple(found), found[-1].key)
+        found.append(Record(Key(partition, sort), decode(body), version))
+        size += len(body)
+    return Scan(tuple(found))
 
 
 def _do(connection: sqlite3.Connection, writes: Sequence[Prepared], now: float) -> list[Change] | AgentError:

@@ -143,3 +143,25 @@ async def test_puts_and_erasures_at_the_same_time_leave_a_whole_blob_or_none(blo
         except NotFoundError:
             continue
         assert ref == "s/" + hashlib.sha256(blob.data).hexdigest()
+
+
+async def test_all_of_a_tenant_is_listed_and_erased_and_nothing_of_another(blobs: Blobs) -> None:
+    kept: dict[str, list[bytes]] = {}
+    for tenant in ("acme", "acme2", "a"):
+        for session in ("s", "../x", "n" * 300):
+            data = f"{tenant}{session}".encode()
+            await blobs.put(tenant, session, data, "text/plain")
+            kept.setdefault(tenant, []).append(data)
+    found = [(name, blob) async for name, blob in blobs.all("acme")]
+    assert sorted(blob.data for _, blob in found) == sorted(kept["acme"])
+    assert {blob.media_type for _, blob in found} == {"text/plain"}
+    assert {name.rpartition("/")[2] for name, _ in found} == {
+        hashlib.sha256(data).hexdigest() for data in kept["acme"]
+    }
+    assert len({name for name, _ in found}) == 3
+    await blobs.erase_all("acme")
+    await blobs.erase_all("acme")
+    assert [one async for one in blobs.all("acme")] == []
+    for tenant in ("acme2", "a"):
+        assert sorted([blob.data async for _, blob in blobs.all(tenant)]) == sorted(kept[tenant])
+    assert [one async for one in blobs.all("nobody")] == []

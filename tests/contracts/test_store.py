@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,6 +31,7 @@ from agent_core.store.base import (
     Store,
     Update,
     Version,
+    WholeStore,
     Write,
 )
 from agent_core.store.memory import MemoryStore
@@ -790,3 +791,39 @@ async def test_close_finishes_what_was_asked_for(opened: Open) -> None:
         await store.close()
         assert sorted([fields["n"] for fields in await asyncio.gather(*waiting)]) == list(range(1, 31))
         await store.close()
+
+
+async def test_a_scan_shows_every_record_once_whatever_its_partition(
+    store: Store, clock: ManualClock
+) -> None:
+    whole = cast("WholeStore", store if not isinstance(store, CountingStore) else MemoryStore(clock))
+    store = whole  # a wrapper is no whole store
+    assert await all_of(whole) == []
+    wanted = {Key(f"tenant{n % 7}/place", f"sort{n:03d}"): {"n": n, "text": "é" * n} for n in range(60)}
+    for key, fields in wanted.items():
+        await store.write(Put(key, fields))
+    await store.write(Put(Key("short", "life"), {"n": -1}, expires_at=clock.now() + 5))
+    big = {Key("big", f"{n}"): {"text": "x" * 300_000} for n in range(5)}
+    for key, fields in big.items():
+        await store.write(Put(key, fields))
+    clock.advance(10)
+    found = await all_of(whole)
+    assert len(found) == len({record.key for record in found})
+    shown = {record.key: record.fields for record in found}
+    expired = shown.pop(Key("short", "life"), {"n": -1})  # a store may have removed it
+    assert expired == {"n": -1}
+    assert shown == wanted | big
+    await whole.scrub()
+    await store.write(*(Delete(key) for key in wanted))
+    assert {record.key for record in await all_of(whole)} <= {*big, Key("short", "life")}
+
+
+async def all_of(store: WholeStore) -> list[Record]:
+    found: list[Record] = []
+    after = None
+    while True:
+        page = await store.scan(after=after)
+        found += page.records
+        after = page.after
+        if after is None:
+            return found

@@ -54,6 +54,8 @@ class Mortal:
         self.dead = False
 
     def __getattr__(self, verb: str) -> object:
+        getattr(self._store, verb)  # what the store can't, it can't
+
         async def ask(*args: object, **kwargs: object) -> object:
             if self.dead:
                 await asyncio.Event().wait()

@@ -40,9 +40,8 @@ from agent_core.security.audit import KIND as AUDIT
 from agent_core.security.audit import Audit
 from agent_core.security.declarations import Accepted, beside, of_tool
 from agent_core.security.door import Door
-from agent_core.security.seal import Seal
 from agent_core.security.secrets import REFERENCE, Secrets, SecretWire, resolved
-from agent_core.security.totp import Factors
+from agent_core.security.stepup import StepUp
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store, WholeStore
@@ -246,7 +245,7 @@ def build_app(
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire, store),
-        factors=Factors(store, Seal(settings.seal_keys), clock),
+        factors=StepUp(settings, store, clock),
     )
     queue = make_queue(settings, clock)
     engine = Engine(kit, default_agent=default, wake=Waker(queue) if queue else None)

@@ -13,6 +13,7 @@ AgentError
 |   `-- HandshakeError     somebody set up a webhook with the wrong token
 |-- UnknownCallerError     no key or token that is good now; says how to get one
 |-- StepUpError            a second factor is needed, or was not right
+|-- NoFactorError          a second factor is needed, and the caller has none; says how to get one
 |-- ScopeError             the caller is known, but may not do this; names the scope
 |-- QuotaError             too many requests, or too many at once; says when to come back
 |-- SlowRequestError       the request did not come to its end in time
@@ -174,6 +175,12 @@ class StepUpError(AgentError):
     def extras(self) -> dict[str, Any]:
         """What the factor is asked for."""
         return {"asked": self.asked} if self.asked else {}
+
+
+class NoFactorError(AgentError):
+    """This takes a second factor, and the caller has none to show."""
+
+    status, slug, title = 403, "no-factor", "A second factor must be set up first"
 
 
 class ScopeError(AgentError):

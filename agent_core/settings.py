@@ -32,7 +32,7 @@ PLAIN = (
     *("aws_lambda_function_name", "is_local"),
 )
 CHANNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-LISTS = ("plugins", "origins", "openid_algorithms", "openid_scopes")
+LISTS = ("plugins", "origins", "openid_algorithms", "openid_scopes", "openid_acr")
 SECRET = (
     *("model_api_key", "openai_api_key", "anthropic_api_key", "callback_secret"),
     *("api_key", "openid_client_secret", "seal_keys", "audit_keys"),
@@ -236,8 +236,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     openid_scopes: tuple[str, ...] = ("agents:run", "runs:read", "runs:decide")
     """What who logs in to the console by the issuer may do (comma-separated)."""
 
+    openid_acr: tuple[str, ...] = ()
+    """Values of a token's claim `acr` that mean a second factor (comma-separated); it counts for five minutes."""
+
     seal_keys: str = ""
-    """Keys that seal secrets in the store, such as seeds of second factors: base64 of 32 bytes, newest first."""
+    """Keys that seal secrets in the store: base64 of 32 bytes each, or `kms:alias/NAME`; newest first."""
+
+    stepup: str = ""
+    """`required`: what admins do needs a second factor, whoever does it; unset, it is asked of those who have one."""
 
     audit_keys: str = ""
     """Keys that sign the audit log, newest first, 32 characters or more each; unset, its hashes are plain."""

@@ -27,6 +27,7 @@ from agent_core.errors import (
     UriTooLongError,
 )
 from agent_core.security.door import Door
+from agent_core.security.stepup import HEADER
 from agent_core.security.visitor import NOBODY, OWNER
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
@@ -132,6 +133,8 @@ class Resource:
             return
         scope["caller"] = caller = await door.admit(visitor(request), operation.scope)
         async with door.slot(caller):
+            if operation.stepup:
+                await door.stepup.check(caller, request.headers.get(HEADER, ""), operation.stepup)
             answer = await operation.handler(self._service, request)
             await answer(scope, receive, send)
 

@@ -158,6 +158,9 @@ def _parameters(operation: Operation, components: dict[str, Any]) -> list[dict[s
                 {"type": "string", "pattern": PATTERN},
             )
         )
+    if operation.stepup:
+        words = "Six digits of the caller's authenticator app; asked of those who have one."
+        found.append(_header("X-Sampan-Code", words, {"type": "string"}))
     if operation.events and operation.method == "GET":
         found.append(
             _header("Last-Event-ID", "The last event seen; what comes after it is sent.", {"type": "string"})

@@ -36,7 +36,7 @@ class Operation:
     error statuses it may answer with besides those that any request can get. `events` says that it can stream,
     `hidden` that the OpenAPI document leaves it out, `lines` that it takes or gives lines of JSON. `leads_to` names
     operations that the answer helps to call, with the parameter and where in the answer its value is. `begins` says
-    that a run may come of it.
+    that a run may come of it. `stepup` names what it does where that takes a second factor of whoever has one.
     """
 
     method: str
@@ -57,6 +57,7 @@ class Operation:
     lines: bool = False
     begins: bool = False
     leads_to: tuple[tuple[str, str, str], ...] = ()
+    stepup: str = ""
 
 
 RUN_FAILURES = (404, 409, 422, 500, 502, 503, 504)
@@ -186,6 +187,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/api/v1/sessions/{session_id}",
         handler=sessions.delete_session,
         name="eraseSession",
+        stepup="erasing a session",
         scope=scopes.ERASE,
         summary="Erase a session for good: messages, runs, journals, blobs.",
         tag="sessions",
@@ -300,6 +302,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/api/v1/kills",
         handler=kills.kill,
         name="kill",
+        stepup="stopping something",
         scope=scopes.ADMIN,
         summary="Stop an agent, a tool, or all that runs for your tenant, on every process, within one step.",
         tag="safety",
@@ -313,6 +316,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/api/v1/kills/lift",
         handler=kills.lift,
         name="liftKill",
+        stepup="letting something go again",
         scope=scopes.ADMIN,
         summary="Let go again what was stopped; gives what still is.",
         tag="safety",

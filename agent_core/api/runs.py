@@ -21,6 +21,7 @@ from agent_core.api.views import RunDetail, RunList, RunView, StepView, cost_vie
 from agent_core.engine.events import END
 from agent_core.engine.runs import Run, RunEvent, Step
 from agent_core.errors import AgentError
+from agent_core.security.visitor import Caller
 
 log = logging.getLogger("sampan.api")
 
@@ -92,8 +93,13 @@ async def run_events(service: Service, request: Request) -> ASGIApp:
 async def approve_run(service: Service, request: Request) -> ASGIApp:
     """Let a run make the tool call that it asks about."""
     asked = decode(await read_json(request, service.settings), Decision)
+    caller: Caller = request.scope["caller"]
     run = await service.engine.approve(
-        principal(request), request.path_params["run_id"], asked.hash, code=asked.code
+        caller.principal,
+        request.path_params["run_id"],
+        asked.hash,
+        code=asked.code,
+        stepped=service.door is not None and service.door.stepup.fresh(caller),
     )
     return _taken(run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import TypeVar
@@ -16,6 +16,7 @@ from agent_core.api.views import Problem
 from agent_core.app import build_app
 from agent_core.errors import AgentError, ConnectError, CutError, NotFoundError
 from agent_core.messages import Message, Reply, Turn
+from agent_core.security.stepup import HEADER
 from agent_core.settings import Settings
 
 T = TypeVar("T")
@@ -77,13 +78,16 @@ class Nobody:
 
 
 @asynccontextmanager
-async def api(settings: Settings, url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the server at the URL, or without one of this process's own store."""
+async def api(settings: Settings, url: str, *, own_agents: bool = False) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the server at the URL, or without one of this process's own store.
+
+    With `own_agents` this process has them, and works on what goes on, to its end.
+    """
     if url:
         async with connect(url, settings.api_key) as client:
             yield client
         return
-    app = build_app(settings, agents=[Nobody()])
+    app = build_app(settings, agents=None if own_agents else [Nobody()])
     try:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app.asgi(own=True)), base_url="http://sampan.local"
@@ -95,13 +99,23 @@ async def api(settings: Settings, url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 async def fetch(client: httpx.AsyncClient, path: str, kind: type[T], **query: str | int) -> T:
     """What a GET gives, as the struct it is declared to be."""
-    return msgspec.json.decode(await call(client, "GET", path, **query), type=kind)
+    return msgspec.json.decode(await call(client, "GET", path, query=query), type=kind)
 
 
-async def call(client: httpx.AsyncClient, method: str, path: str, **query: str | int) -> bytes:
+async def call(
+    client: httpx.AsyncClient,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str | int] | None = None,
+    headers: Mapping[str, str] | None = None,
+    json: object = None,
+) -> bytes:
     """The body of an answer; raises AgentError where it is a refusal, or none came."""
     try:
-        response = await client.request(method, path, params=query, timeout=CALL_SECONDS)
+        response = await client.request(
+            method, path, params=query, headers=headers, json=json, timeout=CALL_SECONDS
+        )
     except httpx.HTTPError as error:
         raise unreachable(client, error) from error
     if response.status_code >= 400:
@@ -119,11 +133,11 @@ def read(settings: Settings, url: str, path: str, kind: type[T], **query: str | 
     return asyncio.run(reading())
 
 
-def delete(settings: Settings, url: str, path: str) -> None:
-    """A DELETE, for a command that has no event loop of its own."""
+def delete(settings: Settings, url: str, path: str, code: str = "") -> None:
+    """A DELETE, for a command that has no event loop of its own; `code` is of the caller's second factor."""
 
     async def deleting() -> None:
         async with api(settings, url) as client:
-            await call(client, "DELETE", path)
+            await call(client, "DELETE", path, headers={HEADER: code} if code else None)
 
     asyncio.run(deleting())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from agent_core.cli import options
+from agent_core.cli import options, stepup
 from agent_core.cli.screen import clipped, json_out, moment, rows, say, seconds
 from agent_core.engine.dead import DeadLetter
 from agent_core.engine.runs import Step
@@ -62,8 +62,11 @@ def show(run_id: RunId, data: options.Data = None, json: options.Json = False) -
 
 
 @app.command()
-def redrive(run_id: RunId, data: options.Data = None, agents: options.Agents = None) -> None:
+def redrive(
+    run_id: RunId, code: stepup.Code = "", data: options.Data = None, agents: options.Agents = None
+) -> None:
     """Bring a dead letter back and have it worked on: by the queue's workers, here where no queue is set."""
+    stepup.confirm("bringing a dead letter back", data, code)
     asyncio.run(_redrive(Settings.from_env(data=data, agents=agents), run_id))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from agent_core.app import make_store
-from agent_core.cli import options
+from agent_core.cli import options, stepup
 from agent_core.cli.screen import json_out, moment, rows, say
 from agent_core.clock import SystemClock
 from agent_core.errors import InputError
@@ -45,11 +45,13 @@ def create(
         str, typer.Option(help="When it ends: 90d, 12h, 30m; without it, when it is revoked.")
     ] = "",
     rate: Annotated[str, typer.Option(help="Its own limit of requests, as in 60/minute.")] = "",
+    code: stepup.Code = "",
     data: options.Data = None,
     json: options.Json = False,
 ) -> None:
     """Make a key and print it. It is shown this once: only a hash of it is kept."""
     seconds = _seconds("expires", expires) if expires else 0.0
+    stepup.confirm("making a key", data, code)
     principal = Principal(tenant=tenant, user=user, scopes=tuple(scope or ()))
 
     async def make(keys: Keys) -> tuple[ApiKey, str]:
@@ -87,17 +89,20 @@ def list_(tenant: Tenant = "default", data: options.Data = None, json: options.J
 def rotate(
     key_id: KeyId,
     overlap: Annotated[str, typer.Option(help="How long the old one still goes: 1d, 1h, 0s.")] = "1d",
+    code: stepup.Code = "",
     data: options.Data = None,
     json: options.Json = False,
 ) -> None:
     """Give a key a new secret and print it; the old one goes on for a while, so that nobody is cut off."""
     seconds = _seconds("overlap", overlap)
+    stepup.confirm("rotating a key", data, code)
     _shown(*_with(data, lambda keys: keys.rotate(key_id, overlap=seconds, by=options.operator())), json=json)
 
 
 @app.command()
-def revoke(key_id: KeyId, data: options.Data = None) -> None:
+def revoke(key_id: KeyId, code: stepup.Code = "", data: options.Data = None) -> None:
     """End a key for good. Servers that have just seen it notice within five seconds."""
+    stepup.confirm("revoking a key", data, code)
     key = _with(data, lambda keys: keys.revoke(key_id, by=options.operator()))
     say(f"The key {key.id} is revoked.")
 

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from agent_core.app import make_store
-from agent_core.cli import options
+from agent_core.cli import options, stepup
 from agent_core.cli.screen import json_out, moment, rows, say
 from agent_core.clock import SystemClock
 from agent_core.engine.switches import Kind, Switch, Switches
@@ -28,10 +28,11 @@ def agent(
     name: Annotated[str, typer.Argument(help="The agent's name.")],
     reason: Reason = "",
     tenant: Tenant = "default",
+    code: stepup.Code = "",
     data: options.Data = None,
 ) -> None:
     """Stop an agent: its runs end at their next step, new messages to it are refused."""
-    _throw("agent", name, reason, tenant, data)
+    _throw("agent", name, reason, tenant, data, code)
 
 
 @app.command()
@@ -39,20 +40,22 @@ def tool(
     name: Annotated[str, typer.Argument(help="The tool's name.")],
     reason: Reason = "",
     tenant: Tenant = "default",
+    code: stepup.Code = "",
     data: options.Data = None,
 ) -> None:
     """Stop a tool: it is called no more, and the model is told. Runs go on without it."""
-    _throw("tool", name, reason, tenant, data)
+    _throw("tool", name, reason, tenant, data, code)
 
 
 @app.command()
 def tenant(
     name: Annotated[str, typer.Argument(help="The tenant; `*` for every tenant.")] = "default",
     reason: Reason = "",
+    code: stepup.Code = "",
     data: options.Data = None,
 ) -> None:
     """Stop all that runs for a tenant."""
-    _throw("tenant", "", reason, name, data)
+    _throw("tenant", "", reason, name, data, code)
 
 
 @app.command("list")
@@ -71,15 +74,19 @@ def lift(
     kind: Annotated[str, typer.Argument(help="agent, tool or tenant.")],
     name: Annotated[str, typer.Argument(help="The agent's or tool's name; none for a tenant.")] = "",
     tenant: Tenant = "default",
+    code: stepup.Code = "",
     data: options.Data = None,
 ) -> None:
     """Let go again what was stopped; servers notice within five seconds."""
+    stepup.confirm("letting something go again", data, code)
     if not _with(data, lambda switches, _: switches.lift(tenant, kind, name, by=options.operator())):
         raise NotFoundError(f"the {kind} {name or tenant!r} is not stopped; `sampan kill list` shows what is")
     say(f"The {kind} {name or tenant} may run again.")
 
 
-def _throw(kind: Kind, name: str, reason: str, tenant: str, data: str | None) -> None:
+def _throw(kind: Kind, name: str, reason: str, tenant: str, data: str | None, code: str) -> None:
+    stepup.confirm("stopping something", data, code)
+
     async def throw(switches: Switches, clock: SystemClock) -> int:
         switch = Switch(
             kind=kind, name=name, tenant=tenant, reason=reason[:500], by=options.operator(), at=clock.now()

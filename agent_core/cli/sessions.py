@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from agent_core.api.views import MessageList, MessageView, SessionList
-from agent_core.cli import options
+from agent_core.cli import options, stepup
 from agent_core.cli.screen import clipped, json_out, moment, rows, say
 from agent_core.errors import InputError
 from agent_core.messages import Text
@@ -80,16 +80,19 @@ def _message(message: MessageView) -> None:
 def erase(
     session_id: SessionId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    code: stepup.Code = "",
     url: options.Url = "",
     data: options.Data = None,
 ) -> None:
     """Erase a session for good: messages, runs, journals, large parts. The ledger keeps its figures."""
     if not yes and not typer.confirm(f"Erase session {session_id} for good?"):
         raise InputError("nothing was erased")
+    if not url:
+        stepup.confirm("erasing a session", data, code)
     # Only once something is asked for: it loads an HTTP client.
     from agent_core.cli.client import delete
 
-    delete(Settings.from_env(data=data), url, _path(session_id))
+    delete(Settings.from_env(data=data), url, _path(session_id), code)
     say(f"Session {session_id} is erased.")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from agent_core.app import make_blobs, make_store
-from agent_core.cli import options
+from agent_core.cli import options, stepup
 from agent_core.cli.progress import PLAIN_SECONDS
 from agent_core.cli.screen import console, json_out, say
 from agent_core.clock import SystemClock
@@ -29,12 +29,14 @@ Name = Annotated[str, typer.Argument(help="The tenant.")]
 def export(
     tenant: Name,
     to: Annotated[Path, typer.Option(help="The zip file to write.")],
+    code: stepup.Code = "",
     data: options.Data = None,
     json: options.Json = False,
 ) -> None:
     """Write all that is stored of a tenant into a zip: JSON lines by kind, blobs, and a manifest with hashes."""
     if not to.parent.is_dir():
         raise InputError(f"--to {to}: there is no folder {to.parent}")
+    stepup.confirm("exporting a tenant", data, code)
     told: Exported = _with(data, "exporting", lambda all_: all_.export(tenant, to, by=options.operator()))
     if json:
         json_out(told)
@@ -49,6 +51,7 @@ def erase(
     audit_log: Annotated[
         bool, typer.Option("--audit-log", help="Also the audit log, which stays otherwise.")
     ] = False,
+    code: stepup.Code = "",
     data: options.Data = None,
     json: options.Json = False,
 ) -> None:
@@ -58,6 +61,7 @@ def erase(
             raise InputError("nobody can be asked here: give --yes")
         if typer.prompt(f"Everything of {tenant} will be gone. Type its name to go on") != tenant:
             raise InputError("nothing was erased")
+    stepup.confirm("erasing a tenant", data, code)
     done: Erased = _with(
         data, "erasing", lambda all_: all_.erase(tenant, by=options.operator(), log_too=audit_log)
     )

@@ -29,7 +29,14 @@ from agent_core.settings import Settings
 ATTEMPT_SECONDS = 600
 """How long a login by the issuer's page may take."""
 
-WRITES = {"pages.send": scopes.RUN, "pages.decide": scopes.DECIDE}
+WRITES = {
+    "pages.send": scopes.RUN,
+    "pages.decide": scopes.DECIDE,
+    "factors.begin": scopes.DECIDE,
+    "factors.ask": scopes.DECIDE,
+    "factors.add": scopes.DECIDE,
+    "factors.remove": scopes.DECIDE,
+}
 """What who sends a form must be allowed; all other pages read."""
 
 Page = str | Response | tuple[str, int]

@@ -15,8 +15,16 @@ from agent_core.console.bridge import READ_SECONDS, EngineBridge
 from agent_core.console.languages import say
 from agent_core.console.views import Item, failed_runs, items, so_far, tool_item
 from agent_core.engine.runs import Inbound, Run, Session, Step
-from agent_core.errors import AgentError, InputError, NotFoundError, RunningError
+from agent_core.errors import (
+    AgentError,
+    ConflictError,
+    InputError,
+    NotFoundError,
+    RunningError,
+    StepUpError,
+)
 from agent_core.messages import Message, Principal
+from agent_core.security.stepup import StepUp
 from agent_core.security.visitor import Caller
 from agent_core.settings import Settings
 
@@ -44,10 +52,10 @@ class Draft:
 NO_DRAFT = Draft()
 
 
-def make_pages(bridge: EngineBridge, settings: Settings) -> Blueprint:
+def make_pages(bridge: EngineBridge, settings: Settings, stepup: StepUp | None = None) -> Blueprint:
     """All pages, as a blueprint."""
     pages = Blueprint("pages", __name__)
-    console = Console(bridge, settings)
+    console = Console(bridge, settings, stepup)
     pages.add_url_rule("/", "home", console.home)
     pages.add_url_rule("/chat", "new_chat", console.new_chat)
     pages.add_url_rule("/chat/<session_id>", "chat", console.chat)
@@ -63,8 +71,9 @@ def make_pages(bridge: EngineBridge, settings: Settings) -> Blueprint:
 class Console:
     """What each page shows. Runs in threads; all that is stored is reached through the bridge."""
 
-    def __init__(self, bridge: EngineBridge, settings: Settings) -> None:
+    def __init__(self, bridge: EngineBridge, settings: Settings, stepup: StepUp | None) -> None:
         self._bridge = bridge
+        self._stepup = stepup
         self._engine = bridge.engine
         self._settings = settings
 
@@ -204,17 +213,28 @@ class Console:
         following = found[-1].id if len(found) == LIST_LENGTH else ""
         return render_template("runs.html", runs=found, following=following, first=not before)
 
-    def run(self, run_id: str) -> Page:
-        """One run with its steps, and what it asks a person."""
+    def run(self, run_id: str, error: AgentError | None = None) -> Page:
+        """One run with its steps, and what it asks a person; and why an answer to that did not count."""
         run = self._bridge.run(self._engine.run(_principal(), run_id))
         steps = self._bridge.run(self._engine.steps(_principal(), run_id))
         if not run.done:
             run = so_far(run, steps)
         now = self._bridge.clock.now()
         asked = [question for question in run.questions if question.open_at(now) and not run.done]
-        return render_template(
-            "run.html", run=run, steps=[_step_view(step) for step in steps], questions=asked
+        passkeys = (
+            self._bridge.run(self._stepup.passkeys.list(_principal()))
+            if self._stepup is not None and any(question.stepup for question in asked)
+            else []
         )
+        page = render_template(
+            "run.html",
+            run=run,
+            steps=[_step_view(step) for step in steps],
+            questions=asked,
+            error=error,
+            passkeys=passkeys,
+        )
+        return (page, error.status) if error else page
 
     def decide(self, run_id: str) -> Page:
         """A person's yes or no to what a run asks; then the conversation, where the run goes on."""
@@ -223,11 +243,14 @@ class Console:
             abort(400)
         who, digest = _principal(), request.form.get("hash", "")
         answer = (
-            self._engine.approve(who, run_id, digest, code=request.form.get("code", "")[:32])
+            self._engine.approve(who, run_id, digest, code=request.form.get("code", "")[:20_000])
             if decision == "approve"
             else self._engine.deny(who, run_id, digest)
         )
-        run = self._bridge.run(answer)
+        try:
+            run = self._bridge.run(answer)
+        except (StepUpError, ConflictError) as error:
+            return self.run(run_id, error)
         page = url_for("pages.chat", session_id=run.session_id, run=run.id, _anchor="latest")
         return redirect(page, 303)
 

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 from agent_core.console import views
 from agent_core.console.bridge import EngineBridge
 from agent_core.console.entry import Entry
+from agent_core.console.factors import FactorPages
 from agent_core.console.languages import DEFAULT, LANGUAGES, TAGS, choose, say
 from agent_core.console.pages import make_pages
 from agent_core.console.security import HEADERS, from_our_pages
@@ -46,7 +47,8 @@ def build(bridge: EngineBridge, settings: Settings, door: Door | None = None) ->
     app.context_processor(_common)
     app.register_error_handler(AgentError, _failed)
     app.register_error_handler(HTTPException, _refused)
-    app.register_blueprint(make_pages(bridge, settings))
+    app.register_blueprint(make_pages(bridge, settings, door.stepup if door else None))
+    app.register_blueprint(FactorPages(bridge, settings, door).blueprint())
     app.register_blueprint(entry.blueprint())
     return app
 

@@ -21,11 +21,19 @@ Decision = Literal["approved", "denied"]
 
 
 async def decide(
-    kit: Kit, by: Principal, run_id: str, digest: str, decision: Decision, code: str = ""
+    kit: Kit,
+    by: Principal,
+    run_id: str,
+    digest: str,
+    decision: Decision,
+    code: str = "",
+    *,
+    stepped: bool = False,
 ) -> Run:
     """Store the answer to the question with this hash and return the run.
 
-    A yes to a tool with `stepup` needs a `code` of the person's second factor. Raises NotFoundError where the run asks
+    A yes to a tool with `stepup` needs a `code` of the person's second factor, unless they have just `stepped` up
+    elsewhere. Raises NotFoundError where the run asks
     no such question, ConflictError where it was answered before or expired, StepUpError.
     """
     key = Key(keys.run(by.tenant, run_id), keys.RUN)
@@ -41,7 +49,7 @@ async def decide(
     now = kit.clock.now()
     if not question.open_at(now) or run.done:
         raise ConflictError("the question has expired; nothing was done")
-    if question.stepup and decision == "approved":
+    if question.stepup and decision == "approved" and not stepped:
         await _step_up(kit, by, run, question, code)
     answered = msgspec.structs.replace(question, status=decision, answered_by=by.user, answered_at=now)
     questions = tuple(answered if asked is question else asked for asked in run.questions)
@@ -91,7 +99,7 @@ async def _step_up(kit: Kit, by: Principal, run: Run, question: Question, code: 
     if kit.factors is None:
         raise ConfigError("second factors are not set up here")
     try:
-        await kit.factors.prove(by, code)
+        await kit.factors.prove(by, code, question.hash)
     except StepUpError as error:
         raise StepUpError(error.detail, retry_after=error.retry_after, asked=asked) from None
 

@@ -383,19 +383,27 @@ class Engine:
 
     # A person's part
 
-    async def approve(self, principal: Principal, run_id: str, digest: str, *, code: str = "") -> Run:
+    async def approve(
+        self, principal: Principal, run_id: str, digest: str, *, code: str = "", stepped: bool = False
+    ) -> Run:
         """Say yes to the question with this hash; the run goes on. See `approvals.decide` for what it raises."""
-        return await self._decide(principal, run_id, digest, "approved", code)
+        return await self._decide(principal, run_id, digest, "approved", code, stepped)
 
     async def deny(self, principal: Principal, run_id: str, digest: str) -> Run:
         """Say no to the question with this hash; the run goes on and the model is told."""
         return await self._decide(principal, run_id, digest, "denied")
 
     async def _decide(
-        self, principal: Principal, run_id: str, digest: str, status: Decision, code: str = ""
+        self,
+        principal: Principal,
+        run_id: str,
+        digest: str,
+        status: Decision,
+        code: str = "",
+        stepped: bool = False,
     ) -> Run:
         self._own(principal, await self.run(principal, run_id))
-        run = await decide(self._kit, principal, run_id, digest, status, code)
+        run = await decide(self._kit, principal, run_id, digest, status, code, stepped=stepped)
         if not run.asks_at(self._clock.now()):
             await self._wake_soon(run)
         return run

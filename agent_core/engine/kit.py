@@ -28,8 +28,8 @@ class Deliverer(Protocol):
 class Prover(Protocol):
     """Tells whether somebody is who they are: by their second factor."""
 
-    async def prove(self, who: Principal, code: str) -> None:
-        """Raise StepUpError unless the code is right and was never used."""
+    async def prove(self, who: Principal, code: str, subject: str) -> None:
+        """Raise StepUpError unless the code is right, for this subject, and was never used."""
 
 
 class Attendant(Protocol):

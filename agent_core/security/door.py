@@ -13,9 +13,10 @@ from agent_core.messages import Principal
 from agent_core.security import scopes as all_scopes
 from agent_core.security.keys import PREFIX, Keys
 from agent_core.security.logins import CSRF_HEADER, Logins, cookie_of, csrf_valid
-from agent_core.security.openid import Issuer
+from agent_core.security.openid import Issuer, stepped_at
 from agent_core.security.rates import Buckets, Rate, Standing, headers_of
 from agent_core.security.slots import Slots
+from agent_core.security.stepup import StepUp
 from agent_core.security.visitor import OWNER, Caller, Visitor, host_of, is_local
 from agent_core.settings import Settings
 from agent_core.store.base import Store
@@ -54,6 +55,7 @@ class Door:
         self.asked = asked(settings)
         self.keys = Keys(store, clock)
         self.logins = Logins(store, self.keys, clock)
+        self.stepup = StepUp(settings, store, clock)
         self.issuer = Issuer(settings, wire, clock) if settings.openid_issuer else None
         self._gateway = settings.auth == "gateway"
         self._audience = settings.openid_audience
@@ -88,7 +90,7 @@ class Door:
     async def authenticate(self, visitor: Visitor) -> Caller:
         """Who it is. Raises UnknownCallerError, which says what to do."""
         if self._gateway and visitor.gateway:
-            return Caller(principal=self._by_gateway(visitor.gateway))
+            return self._by_gateway(visitor.gateway)
         credential = visitor.credential
         # Where nobody need show anything, clients that must send some key (OpenAI's) may send what they like.
         if credential and (credential.startswith(PREFIX) or self.asked == "everybody"):
@@ -109,7 +111,8 @@ class Door:
                 raise UnknownCallerError(f"this key is not good, or not any more: {HOW}", given=True)
             return Caller(principal=key.principal, key=key.id, rate=key.rate)
         if self.issuer is not None and self._audience:
-            return Caller(principal=await self.issuer.principal(text))
+            who, stepped = await self.issuer.caller(text)
+            return Caller(principal=who, stepped_at=stepped)
         raise UnknownCallerError(f"this is no key of this service: {HOW}", given=True)
 
     async def _by_cookie(self, visitor: Visitor) -> Caller:
@@ -121,17 +124,18 @@ class Door:
             raise UnknownCallerError(f"with a cookie, a change needs the header {CSRF_HEADER} of its page")
         return caller
 
-    def _by_gateway(self, context: Mapping[str, Any]) -> Principal:
+    def _by_gateway(self, context: Mapping[str, Any]) -> Caller:
         """By what an authorizer of API Gateway found: a JWT's claims, or the fields that a function gave.
 
         https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
         """
-        settings = self._settings
+        settings, stepped = self._settings, 0.0
         jwt = context.get("jwt")
         claims = jwt.get("claims") if isinstance(jwt, Mapping) else None
         if isinstance(claims, Mapping):
             tenant = claims.get(settings.openid_tenant_claim) if settings.openid_tenant_claim else "default"
             user, scopes = claims.get(settings.openid_user_claim), claims.get(settings.openid_scope_claim, "")
+            stepped = stepped_at(claims, settings)
         else:
             given = context.get("lambda")
             fields = given if isinstance(given, Mapping) else context
@@ -145,7 +149,8 @@ class Door:
                 "the gateway's authorizer does not say who: it gives `user` and `tenant`"
             )
         names = scopes.strip("[]").replace(",", " ").split() if isinstance(scopes, str) else ()
-        return Principal(tenant=tenant, user=user, scopes=all_scopes.known(names))
+        who = Principal(tenant=tenant, user=user, scopes=all_scopes.known(names))
+        return Caller(principal=who, stepped_at=stepped)
 
     async def _count(self, caller: Caller, told: list[tuple[bytes, bytes]]) -> None:
         """Take a token of the key's bucket and of the tenant's. Without limits, nothing is asked of the store."""

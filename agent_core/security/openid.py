@@ -69,12 +69,16 @@ class Issuer:
         self._keys: Any = None
         self._fetched_at = 0.0
 
-    async def principal(self, token: str) -> Principal:
-        """Who an access token for this service is of. Raises UnknownCallerError, IssuerError."""
+    async def caller(self, token: str) -> tuple[Principal, float]:
+        """Who an access token for this service is of, and when they showed a second factor (0: the token does not say).
+
+        Raises UnknownCallerError, IssuerError.
+        """
         claims = await self.claims(token, self._settings.openid_audience)
         scope = claims.get(self._settings.openid_scope_claim, "")
         names = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
-        return self.principal_of(claims, all_scopes.known(name for name in names if isinstance(name, str)))
+        who = self.principal_of(claims, all_scopes.known(name for name in names if isinstance(name, str)))
+        return who, stepped_at(claims, self._settings)
 
     def principal_of(self, claims: Mapping[str, Any], scopes: tuple[str, ...]) -> Principal:
         """Who the claims are of: tenant and user by the claims that the settings name."""
@@ -259,3 +263,16 @@ def _derived(secret: str, purpose: str) -> str:
 
 def _challenge(verifier: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def stepped_at(claims: Mapping[str, Any], settings: Settings) -> float:
+    """When who the claims are of showed a second factor; 0 where they do not say that it was one that we trust.
+
+    Both claims count, as RFC 9470 section 6 wants: how it was done (`acr`), and when (`auth_time`).
+    """
+    if not settings.openid_acr or claims.get("acr") not in settings.openid_acr:
+        return 0.0
+    try:
+        return max(float(claims.get("auth_time") or 0), 0.0)
+    except (TypeError, ValueError):
+        return 0.0

@@ -2,6 +2,9 @@
 
 AES-256-GCM (NIST SP 800-38D) with a nonce of chance; what a secret belongs to is sealed with it, so that it opens for
 nobody else. Several keys may be given: the first seals, all open, so that a key can be changed.
+
+A key `kms:alias/sampan` stays in AWS KMS. It makes a key for each secret, which is kept beside it, encrypted by the one
+that never leaves: https://docs.aws.amazon.com/kms/latest/developerguide/concepts.html#enveloping
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import base64
 import binascii
 import hashlib
 import os
+from typing import Any
 
 from agent_core.errors import ConfigError
 
 SETTING = "SAMPAN_SEAL_KEYS"
+KMS = "kms:"
 HOW = "make one with `openssl rand -base64 32`"
 
 _NONCE = 12
@@ -21,16 +26,34 @@ _ID = 8
 
 
 class Seal:
-    """Seals and opens. Without keys it does neither, and says so when it is asked."""
+    """Seals and opens. Without keys it does neither, and says so when it is asked.
+
+    `remote`: a key is in KMS, so it waits for an answer; call it in a thread.
+    """
 
     def __init__(self, keys: str) -> None:
-        self._keys = {hashlib.sha256(key).hexdigest()[:_ID]: key for key in map(_read, keys.split())}
+        self._keys: dict[str, bytes] = {}
+        self._first = ""
+        self.remote = False
+        for given in keys.split():
+            if given.startswith(KMS) and len(given) > len(KMS):
+                name, self.remote = given, True
+            else:
+                key = _read(given)
+                name = hashlib.sha256(key).hexdigest()[:_ID]
+                self._keys[name] = key
+            self._first = self._first or name
 
     def close(self, secret: bytes, place: str) -> str:
         """The sealed secret, as text. Raises ConfigError where there is no key."""
-        if not self._keys:
+        if not self._first:
             raise ConfigError(f"{SETTING} is not set, and secrets are stored sealed alone: {HOW}")
-        name, key = next(iter(self._keys.items()))
+        name, key = self._first, self._keys.get(self._first)
+        if key is None:
+            made = _kms(
+                "generate_data_key", KeyId=name.removeprefix(KMS), KeySpec="AES_256", **_context(place)
+            )
+            key, name = made["Plaintext"], f"kms.{base64.b64encode(made['CiphertextBlob']).decode()}"
         nonce = os.urandom(_NONCE)
         return (
             f"{name}.{base64.b64encode(nonce + _cipher(key).encrypt(nonce, secret, place.encode())).decode()}"
@@ -43,6 +66,10 @@ class Seal:
 
         name, _, sealed = text.partition(".")
         key = self._keys.get(name)
+        if name == "kms" and self.remote:
+            wrapped, _, sealed = sealed.partition(".")
+            # KMS knows by itself which of its keys it was.
+            key = _kms("decrypt", CiphertextBlob=base64.b64decode(wrapped), **_context(place))["Plaintext"]
         if key is None:
             raise ConfigError(
                 f"a secret was sealed with a key ({name}) that {SETTING} has not: give that one, too"
@@ -53,6 +80,27 @@ class Seal:
         except InvalidTag:
             raise ConfigError("a sealed secret was changed, or belongs elsewhere") from None
         return secret
+
+
+def _context(place: str) -> dict[str, Any]:
+    """What the secret belongs to: KMS opens it for nothing else, and its trail says what was opened."""
+    return {"EncryptionContext": {"sampan": place}}
+
+
+def _kms(verb: str, **request: Any) -> dict[str, Any]:
+    # Loaded with the first secret that needs it: boto3 costs a third of a second.
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        raise ConfigError(
+            f"{SETTING} names a key in KMS; install the extra: pip install 'sampan[aws]'"
+        ) from None
+    try:
+        answer: dict[str, Any] = getattr(boto3.client("kms"), verb)(**request)
+    except (BotoCoreError, ClientError) as error:
+        raise ConfigError(f"KMS did not do `{verb}`: {error}") from None
+    return answer
 
 
 def _cipher(key: bytes):  # type: ignore[no-untyped-def]

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import os
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -31,6 +34,9 @@ TRIES = 5
 
 FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 3600.0
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _WRONG = "this code is not right, or was used before: wait for the next one"
 
@@ -69,7 +75,7 @@ class Factors:
         factor = Factor(
             tenant=who.tenant,
             user=who.user,
-            seed=self._seal.close(seed, f"{key.partition}/{key.sort}"),
+            seed=await self._sealed(self._seal.close, seed, key),
             made_at=self._clock.now(),
         )
         await self._store.write(Put(key, to_record(factor)), self._note("factor.added", who, by))
@@ -108,6 +114,11 @@ class Factors:
             raise NotFoundError(f"{who.user[:80]!r} has no second factor")
         await self._store.write(Delete(key), self._note("factor.removed", who, by))
 
+    async def _sealed(self, work: Callable[[S, str], T], what: S, key: Key) -> T:
+        """Seal or open a seed; in a thread where the key is elsewhere, and an answer must be waited for."""
+        place = f"{key.partition}/{key.sort}"
+        return await asyncio.to_thread(work, what, place) if self._seal.remote else work(what, place)
+
     def _note(self, act: audit.Act, who: Principal, by: str = "") -> Put:
         return audit.entry(self._clock, who.tenant, act, by=by or who.user, subject=who.user)
 
@@ -126,7 +137,7 @@ class Factors:
             tried = msgspec.structs.replace(factor, tries=factor.tries + 1, tried_at=now)
             if not await self._write(key, tried, record.version):
                 continue
-            seed = self._seal.open(factor.seed, f"{key.partition}/{key.sort}")
+            seed = await self._sealed(self._seal.open, factor.seed, key)
             step = step_of(seed, code, now)
             if step is None or step <= factor.last_step:
                 await self._store.write(self._note("factor.refused", who))

@@ -70,12 +70,16 @@ class Visitor(msgspec.Struct, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who it is. `key` is the id of the API key, `rate` that key's own limit; an owner was not asked and may all."""
+    """Who it is. `key` is the id of the API key, `rate` that key's own limit; an owner was not asked and may all.
+
+    `stepped_at` is when a second factor was shown to the OpenID issuer, as the caller's token says; 0 for never.
+    """
 
     principal: Principal = Principal()
     key: str = ""
     rate: str = ""
     owner: bool = False
+    stepped_at: float = 0.0
 
     def may(self, scope: str) -> bool:
         """Whether the caller has the scope."""

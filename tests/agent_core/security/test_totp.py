@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import boto3
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moto import mock_aws
 
 from agent_core import Agent, tool
 from agent_core.app import App, build_app
@@ -167,6 +169,44 @@ async def test_what_is_stored_is_sealed_and_opens_for_its_user_alone(clock: Manu
     assert Seal(f"{OTHER} {KEY}").close(seed, "x").split(".")[0] != sealed.split(".")[0]
 
 
+def test_a_key_in_kms_never_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each secret has a key of its own, which KMS opens for what the secret belongs to, and for nothing else."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with mock_aws():
+        kms = boto3.client("kms")
+        made = kms.create_key()["KeyMetadata"]["KeyId"]
+        kms.create_alias(AliasName="alias/sampan", TargetKeyId=made)
+        seal = Seal("kms:alias/sampan")
+        assert seal.remote
+        one, two = seal.close(b"seed", "acme/ada"), seal.close(b"seed", "acme/ada")
+        assert one.split(".")[1] != two.split(".")[1]
+        assert seal.open(one, "acme/ada") == b"seed"
+        assert (
+            Seal(f"{KEY} kms:alias/sampan").open(one, "acme/ada") == b"seed"
+        )  # a key may be changed for another
+        for elsewhere in ("acme/eve", "other/ada"):
+            with pytest.raises(ConfigError, match=r"KMS did not do|belongs elsewhere"):
+                seal.open(one, elsewhere)
+        with pytest.raises(ConfigError, match="sealed with a key"):
+            Seal(KEY).open(one, "acme/ada")
+        with pytest.raises(ConfigError, match="KMS did not do"):
+            Seal("kms:alias/none").close(b"seed", "acme/ada")
+
+
+async def test_a_factor_whose_seed_kms_keeps(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with mock_aws():
+        made = boto3.client("kms").create_key()["KeyMetadata"]["KeyId"]
+        factors = Factors(MemoryStore(clock), Seal(f"kms:{made}"), clock)
+        seed = await enrolled(factors, clock)
+        clock.advance(30)
+        await factors.prove(ME, shown(seed, clock))
+
+
 @pytest.mark.parametrize("keys", ["short", base64.b64encode(b"x" * 31).decode(), f"{KEY} nonsense"])
 def test_a_key_that_is_none_ends_the_start(keys: str) -> None:
     with pytest.raises(ConfigError, match="32 bytes"):
@@ -242,8 +282,7 @@ async def waiting(app: App) -> tuple[str, str]:
 
 
 async def test_over_http_the_challenge_says_what_is_asked(app: App, till: Till, clock: ManualClock) -> None:
-    assert app.engine._kit.factors is not None
-    seed = await enrolled(app.engine._kit.factors, clock)  # type: ignore[arg-type]
+    seed = await enrolled(app.door.stepup.factors, clock)
     run_id, digest = await waiting(app)
     transport = httpx.ASGITransport(app.asgi(own=True))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -279,8 +318,7 @@ async def test_a_no_needs_no_factor(app: App, till: Till) -> None:
 
 
 async def test_an_expired_question_uses_up_no_code(app: App, till: Till, clock: ManualClock) -> None:
-    factors = app.engine._kit.factors
-    assert isinstance(factors, Factors)
+    factors = app.door.stepup.factors
     seed = await enrolled(factors, clock)
     run_id, digest = await waiting(app)
     clock.advance(301)
@@ -291,8 +329,7 @@ async def test_an_expired_question_uses_up_no_code(app: App, till: Till, clock: 
 
 
 async def test_another_users_code_is_no_good(app: App, till: Till, clock: ManualClock) -> None:
-    factors = app.engine._kit.factors
-    assert isinstance(factors, Factors)
+    factors = app.door.stepup.factors
     seed = await enrolled(factors, clock, Principal(user="eve"))
     run_id, digest = await waiting(app)
     with pytest.raises(StepUpError):

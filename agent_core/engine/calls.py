@@ -75,6 +75,7 @@ async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolRe
     Raises Parked where a person must be asked first.
     """
     attempt.meter.check_tool_calls(len(calls))
+    await attempt.switches.look()
     groups: list[list[Planned]] = []
     for group in attempt.bound.toolbox.groups(calls):
         planned = []

@@ -84,6 +84,9 @@ async def _model_step(attempt: Attempt) -> Reply:
         if text and not attempt.holds_back:
             attempt.feed.emit(text_event(stored.number, stored.fence, len(text), text))
         return stored.reply
+    # A run that began when this process did not know of a switch yet is not marked: it looks every few seconds.
+    await attempt.switches.look()
+    attempt.switches.check(attempt.run.principal.tenant, attempt.run.agent)
     started = attempt.clock.now()
     attempt.meter.check()
     attempt.check_time()

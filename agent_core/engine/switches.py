@@ -3,8 +3,8 @@
     switches    <tenant>/<kind>/<name>    what is stopped, since when, why
 
 A turn asks the store nothing for it. Whoever throws a switch counts up `switched` in each run under way, and the write
-that journals a step fails on that: so a run notices at its next step, wherever it is worked on. What begins later is
-held against what its process has read, at most five seconds ago.
+that journals a step fails on that: so a run notices at its next step, wherever it is worked on. What begins later, and
+each step of it, is held against what its process has read, at most five seconds ago.
 """
 
 from __future__ import annotations

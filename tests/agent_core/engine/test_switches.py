@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from agent_core.engine.switches import CACHE_SECONDS, EVERY_TENANT, Switch, Swit
 from agent_core.errors import AgentError, InputError, KilledError, NotFoundError
 from agent_core.messages import Message, Principal, Reply, ToolCall
 from agent_core.store.base import Store
+from agent_core.store.dynamodb import DynamoStore
 from agent_core.store.memory import MemoryStore
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ManualClock, ScriptedModel, test_app
+from tests.aws.emulator import Emulator
 
 ME = Principal()
 STEPS = 20
@@ -88,6 +92,94 @@ async def test_a_run_of_another_process_ends_at_its_next_step(tmp_path: Path, th
         await works.app.engine.answer(said("Again."))
     await elsewhere.close()
     await works.app.close()
+
+
+@pytest.mark.parametrize("kind", ["agent", "tool"])
+async def test_a_run_that_was_not_marked_notices_within_seconds(kind: str) -> None:
+    """It was accepted by a process that did not know of the switch yet, when it had been thrown already."""
+    clock, store = ManualClock(), MemoryStore(ManualClock())
+    works = Works(store, clock)
+    await works.app.engine.switches.refresh()  # a moment before
+    assert await Switches(store, clock).throw(switch(kind, "assistant" if kind == "agent" else "work")) == 0
+    run = await works.begun()
+    clock.advance(CACHE_SECONDS)
+    works.go_on.set()
+    ended = await run
+    assert works.done == 5
+    assert ended.status == ("failed" if kind == "agent" else "succeeded")
+
+
+PROCESS = """
+import asyncio, sys
+from agent_core import Agent, tool
+from agent_core.agent import Limits
+from agent_core.app import build_app
+from agent_core.engine.runs import Inbound
+from agent_core.messages import Message, Reply, ToolCall
+from agent_core.models.scripted import ScriptedModel
+from agent_core.settings import Settings
+
+@tool(effects=sys.argv[2])
+def work() -> str:
+    "Work: it tells that it was begun, and waits to be let go."
+    print("begun", flush=True)
+    sys.stdin.readline()
+    return "worked"
+
+def call(number):
+    made = (ToolCall(f"c{number}", "work", "{}"),)
+    return Reply(message=Message(role="assistant", tool_calls=made), finish="tool_calls")
+
+async def main():
+    agent = Agent(
+        name="assistant", model=ScriptedModel([*map(call, range(20)), "Done."]), tools=[work],
+        limits=Limits(steps=100, tool_calls=100), untrusted="allow",
+    )
+    app = build_app(Settings(data=sys.argv[1]), agents=[agent])
+    run = await app.engine.answer(Inbound(messages=(Message.of("user", "Go."),)))
+    print(run.status, run.failure.slug if run.failure else "", flush=True)
+    await app.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("effects", ["none", "once"])
+@pytest.mark.parametrize("what", [("agent", "assistant"), ("tenant",), ("tool", "work")])
+def test_another_process_stops_within_one_step(tmp_path: Path, what: tuple[str, ...], effects: str) -> None:
+    """A run of twenty steps in a process of its own; the command that stops it is another one."""
+    command = [sys.executable, "-c", PROCESS, str(tmp_path), effects]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        done = 0
+        while (told := process.stdout.readline().strip()) == "begun":
+            done += 1
+            if done == 5:
+                kill = [sys.executable, "-m", "agent_core.cli", "kill", *what, "--data", str(tmp_path)]
+                assert (
+                    "that were told: 1"
+                    in subprocess.run(kill, check=True, capture_output=True, text=True).stdout
+                )
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+        assert process.wait(30) == 0
+    assert told == ("succeeded" if what[0] == "tool" else "failed killed")
+    assert done == 5  # the step that was under way, and none after it
+
+
+async def test_over_dynamodb_too(emulator: Emulator) -> None:
+    clock = ManualClock(jump=True)
+    with emulator.store(clock) as store:
+        works = Works(store, clock)
+        run = await works.begun()
+        elsewhere = DynamoStore(emulator.dynamodb(clock), store._table)
+        assert await Switches(elsewhere, clock).throw(switch("agent", "assistant")) == 1
+        works.go_on.set()
+        ended = await run
+        assert (ended.status, works.done) == ("failed", 5)
+        await works.app.close()
+        await elsewhere.close()
 
 
 @pytest.mark.parametrize("effects", ["none", "once"])

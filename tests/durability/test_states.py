@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent_core import Agent, Limits, Turn, tool
 from agent_core.engine import keys
-from agent_core.engine.runs import Inbound, Run
+from agent_core.engine.runs import Inbound, Question, Run
 from agent_core.errors import (
     ConflictError,
     KeyReusedError,
@@ -98,6 +98,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.accepted: dict[Caller, tuple[str, str]] = {}
         """Session and words, by tenant, user and key."""
         self.approved: set[str] = set()
+        self.made_anew: Counter[str] = Counter()
         """Hashes of the questions that a person said yes to, or tried to when the process died."""
         self.cancelled: set[str] = set()
 
@@ -193,12 +194,19 @@ class EngineMachine(RuleBasedStateMachine):
             assert not asked.open_at(self.life.clock.now())
         except DiedError:
             if allowed and yes:
-                self.approved.add(f"{run.id}-{asked.step}")
+                self.says_yes(run, asked)
         else:
             assert allowed
             assert asked.open_at(self.life.clock.now())
             if yes:
-                self.approved.add(f"{run.id}-{asked.step}")
+                self.says_yes(run, asked)
+
+    def says_yes(self, run: Run, asked: Question) -> None:
+        """To a call; or, where a crash left open whether it was made, to making it now, though it may have been."""
+        key = f"{run.id}-{asked.step}"
+        self.approved.add(key)
+        if asked.reason == "uncertain":
+            self.made_anew[key] += 1
 
     @rule(yes=st.booleans())
     def answers_again(self, yes: bool) -> None:
@@ -238,7 +246,7 @@ class EngineMachine(RuleBasedStateMachine):
             run = next(run for run in self.runs().values() if key.startswith(run.id))
             words = self.accepted[run.principal.tenant, run.principal.user, self.key_of(run)][1]
             if words.startswith("refund"):
-                assert times == 1
+                assert 1 <= times <= 1 + self.made_anew[key]
                 assert key in self.approved
 
     def key_of(self, run: Run) -> str:

@@ -21,6 +21,7 @@ from agent_core.clock import Clock, SystemClock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.engine import Engine
+from agent_core.engine.hooks import Hooks
 from agent_core.engine.kit import Deliverer, Kit
 from agent_core.engine.prompts import check_prompts
 from agent_core.engine.runs import CALLBACK, Due
@@ -40,6 +41,7 @@ from agent_core.security.audit import KIND as AUDIT
 from agent_core.security.audit import Audit
 from agent_core.security.declarations import Accepted, beside, of_tool
 from agent_core.security.door import Door
+from agent_core.security.seal import Seal
 from agent_core.security.secrets import REFERENCE, Secrets, SecretWire, resolved
 from agent_core.security.stepup import StepUp
 from agent_core.security.webhook import Receiver
@@ -234,19 +236,7 @@ def build_app(
         for agent in found
     }
     default = settings.default_agent if settings.default_agent in bound else found[0].name
-    kit = Kit(
-        store=store,
-        blobs=blobs,
-        clock=clock,
-        prices=Prices(settings.prices),
-        agents=bound,
-        switches=Switches(store, clock),
-        audit=Audit(store, clock, settings.audit_keys),
-        lease_seconds=settings.lease_seconds,
-        run_seconds=settings.run_days * 86_400,
-        deliverers=make_deliverers(settings, clock, wire, store),
-        factors=StepUp(settings, store, clock),
-    )
+    kit = _kit(settings, clock, wire, plain, bound, store=store, blobs=blobs)
     queue = make_queue(settings, clock)
     engine = Engine(kit, default_agent=default, wake=Waker(queue) if queue else None)
     app = App(
@@ -269,6 +259,37 @@ def build_app(
     return app
 
 
+def _kit(
+    settings: Settings,
+    clock: Clock,
+    wire: Wire,
+    plain: Wire,
+    agents: Mapping[str, Bound],
+    *,
+    store: Store,
+    blobs: Blobs,
+) -> Kit:
+    """What the engine works with."""
+    hooks = make_hooks(settings, store, clock) if settings.hooks else None
+    kit = Kit(
+        store=store,
+        blobs=blobs,
+        clock=clock,
+        prices=Prices(settings.prices),
+        agents=agents,
+        switches=Switches(store, clock, hooks),
+        audit=Audit(store, clock, settings.audit_keys),
+        lease_seconds=settings.lease_seconds,
+        run_seconds=settings.run_days * 86_400,
+        deliverers=make_deliverers(settings, clock, wire, store),
+        factors=StepUp(settings, store, clock),
+        hooks=hooks,
+    )
+    if hooks is not None:
+        _connect_hooks(kit, hooks, plain)
+    return kit
+
+
 def _agents(settings: Settings, given: Sequence[Agent | Responder] | None) -> list[Agent | Responder]:
     """The agents that were given, or else found; none of them tells its model a secret."""
     found = list(given) if given is not None else load_agents(settings)
@@ -285,6 +306,23 @@ def _connect_channels(kit: Kit, engine: Engine, settings: Settings, wire: Wire) 
     from agent_core.channels.connect import connect
 
     return connect(kit, engine, settings, wire)
+
+
+def _connect_hooks(kit: Kit, hooks: Hooks, wire: Wire) -> None:
+    """Have endpoints of tenants told what happens. Imported only where that is on, for cold start."""
+    from agent_core.engine.hook_post import HookPost
+    from agent_core.engine.hooks import KIND
+    from agent_core.wire.outside import OutsideWire
+
+    kit.due[KIND] = HookPost(kit.store, hooks, OutsideWire(wire, hooks.reach), kit.clock).tell
+
+
+def make_hooks(settings: Settings, store: Store, clock: Clock) -> Hooks:
+    """The endpoints of tenants. Imported only when asked for, for cold start."""
+    from agent_core.security.addresses import CALLBACKS, LOCAL_CALLBACKS
+
+    reach = LOCAL_CALLBACKS if settings.local_callbacks else CALLBACKS
+    return Hooks(store, Seal(settings.seal_keys), clock, reach)
 
 
 def make_wire(settings: Settings, clock: Clock, plain: Wire | None = None) -> Wire:

@@ -181,6 +181,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     callback_secret: str = ""
     """Secret that signs callbacks (Standard Webhooks: `whsec_` and base64); without it there are none."""
 
+    hooks: bool = False
+    """Whether tenants are told what happens, by the webhooks that `sampan hooks` sets up."""
+
     local_callbacks: bool = False
     """Whether callbacks may go to this machine itself, by http: for development."""
 

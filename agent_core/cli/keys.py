@@ -50,7 +50,7 @@ def create(
     json: options.Json = False,
 ) -> None:
     """Make a key and print it. It is shown this once: only a hash of it is kept."""
-    seconds = _seconds("expires", expires) if expires else 0.0
+    seconds = seconds_of("expires", expires) if expires else 0.0
     stepup.confirm("making a key", data, code)
     principal = Principal(tenant=tenant, user=user, scopes=tuple(scope or ()))
 
@@ -94,7 +94,7 @@ def rotate(
     json: options.Json = False,
 ) -> None:
     """Give a key a new secret and print it; the old one goes on for a while, so that nobody is cut off."""
-    seconds = _seconds("overlap", overlap)
+    seconds = seconds_of("overlap", overlap)
     stepup.confirm("rotating a key", data, code)
     _shown(*_with(data, lambda keys: keys.rotate(key_id, overlap=seconds, by=options.operator())), json=json)
 
@@ -141,7 +141,8 @@ def _state(key: ApiKey, now: float) -> str:
     return "rotating" if key.old_digest and now < key.old_until else "good"
 
 
-def _seconds(option: str, text: str) -> float:
+def seconds_of(option: str, text: str) -> float:
+    """A time as in 90d or 12h, in seconds; raises InputError that names the option."""
     found = _SPAN.fullmatch(text)
     if found is None:
         raise InputError(f"--{option} is a time as in 90d, 12h, 30m or 20s, not {text[:40]!r}", field=option)

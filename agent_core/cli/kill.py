@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from agent_core.app import make_store
+from agent_core.app import make_hooks, make_store
 from agent_core.cli import options, stepup
 from agent_core.cli.screen import json_out, moment, rows, say
 from agent_core.clock import SystemClock
@@ -101,10 +101,11 @@ def _with(data: str | None, work: Callable[[Switches, SystemClock], Awaitable[T]
     """Do it on the service's store; no agent is needed for that."""
 
     async def run() -> T:
-        clock = SystemClock()
-        store = make_store(Settings.from_env(data=data), clock)
+        clock, settings = SystemClock(), Settings.from_env(data=data)
+        store = make_store(settings, clock)
+        hooks = make_hooks(settings, store, clock) if settings.hooks else None
         try:
-            return await work(Switches(store, clock), clock)
+            return await work(Switches(store, clock, hooks), clock)
         finally:
             await store.close()
 

@@ -16,6 +16,7 @@ from agent_core.cli import (
     chat,
     dead,
     doctor,
+    hooks,
     keys,
     kill,
     mfa,
@@ -56,6 +57,7 @@ app.add_typer(mfa.app, name="mfa")
 app.add_typer(kill.app, name="kill")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(audit.app, name="audit")
+app.add_typer(hooks.app, name="hooks")
 app.add_typer(channels.app, name="channels")
 app.add_typer(tools.app, name="tools")
 

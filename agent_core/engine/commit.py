@@ -19,7 +19,7 @@ from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError
-from agent_core.messages import Message, Part, Principal, Text, to_record
+from agent_core.messages import Message, Part, Principal, Text, from_record, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Put, Update, Write
 
 MAX_MERGED = 20
@@ -91,9 +91,10 @@ class Closing:
         """
         head, run, numbered = self._numbered(run, messages)
         ending = self._ending(run, journal)
+        ending += await self._notices(run, letter)
         joined = await self.merged_runs(run)
         for (key, item), other in zip(self._merged, joined, strict=True):
-            ending += self._closed(key, item, other)
+            ending += [*self._closed(key, item, other), *await self._notices(other)]
         if letter is not None:
             ending.append(Put(keys.dead(run.principal.tenant, run.id), to_record(letter)))
         if head.listed != self._view.head.listed:
@@ -105,6 +106,27 @@ class Closing:
         released = await self._write(head, [*rest, *ending], release=release)
         point("after commit")
         return [run, *joined], released
+
+    async def _notices(self, run: Run, letter: DeadLetter | None = None) -> list[Write]:
+        """What those are told who want to know of it; nothing where webhooks are not on."""
+        hooks, seconds = self._kit.hooks, self._kit.lease_seconds
+        if hooks is None:
+            return []
+        await hooks.look(run.principal.tenant)
+        found = hooks.of_run(run, seconds)
+        if letter is not None:
+            data = {
+                "run_id": run.id,
+                "session_id": run.session_id,
+                "agent": run.agent,
+                "reason": letter.reason,
+            }
+            unique = f"{run.id}.dead.{run.retries}"
+            found += hooks.notices(
+                run.principal.tenant, "alarm.dead_letter", data, unique=unique, seconds=seconds
+            )
+        self.asks += [(due.key, from_record(Due, due.fields)) for _, due in found]
+        return [write for pair in found for write in pair]
 
     def awaited(self, runs: Sequence[Run]) -> list[Run]:
         """Those of the committed runs whose end is to be pushed to somebody."""
@@ -120,7 +142,8 @@ class Closing:
             key, due = asking(run, delivery, self._kit.clock.now())
             asks.append(Put(key, to_record(due)))
             self.asks.append((key, due))
-        steps = await self._overflow(journal.writes(), room=MAX_WRITES - 6)
+        asks += await self._notices(run)
+        steps = await self._overflow(journal.writes(), room=MAX_WRITES - 5 - len(asks))
         waiting = Put(
             journal.run_key,
             to_record(run),

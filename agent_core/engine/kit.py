@@ -11,6 +11,7 @@ from agent_core.clock import Clock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
+from agent_core.engine.hooks import Hooks
 from agent_core.engine.runs import Delivery, Due, Run
 from agent_core.engine.switches import Switches
 from agent_core.messages import Part, Principal
@@ -47,8 +48,10 @@ DueHandler = Callable[[Key, Due], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What every worker of an engine shares. `switches` stop agents, tools and
-    tenants, `audit` keeps who did what, `factors` tell whether a person's second factor is right.
+    """What every worker of an engine shares.
+
+    `switches` stop agents, tools and tenants, `audit` keeps who did what, `factors` tell whether a person's second
+    factor is right, `hooks` tell addresses of a tenant's what happens there.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
@@ -73,4 +76,5 @@ class Kit:
     due: dict[str, DueHandler] = field(default_factory=dict)
     fetch: list[Fetch] = field(default_factory=list)
     factors: Prover | None = None
+    hooks: Hooks | None = None
     feeds: dict[str, Feed] = field(default_factory=dict)

@@ -67,8 +67,22 @@ async def _put_off(kit: Kit, key: Key, due: Due, run: Run, error: AgentError) ->
             letter = dead_letter(
                 run, "push", f"not delivered: {error.detail}", kit.clock.now(), delivery=due.delivery
             )
+            alarms: list[Put] = []
+            if kit.hooks is not None:
+                await kit.hooks.look(due.tenant)
+                data = {
+                    "run_id": run.id,
+                    "session_id": run.session_id,
+                    "agent": run.agent,
+                    "reason": letter.reason,
+                }
+                unique = f"{run.push_id}.dead.push"
+                for pair in kit.hooks.notices(due.tenant, "alarm.dead_letter", data, unique=unique):
+                    alarms += pair
             await kit.store.write(
-                Delete(key, when=still), Put(keys.dead(due.tenant, f"{due.run_id}/push"), to_record(letter))
+                Delete(key, when=still),
+                Put(keys.dead(due.tenant, f"{due.run_id}/push"), to_record(letter)),
+                *alarms,
             )
             return
         seconds = max(SCHEDULE[due.attempts] * (1 + 0.2 * kit.clock.random()), error.retry_after or 0)

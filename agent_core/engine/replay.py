@@ -224,6 +224,9 @@ class _Toolbox:
     def refuses(self, call: ToolCall) -> bool:
         return self._real.refuses(call)
 
+    def shown(self, call: ToolCall) -> str:
+        return self._real.shown(call)
+
     async def call(self, call: ToolCall, turn: Turn) -> ToolResult:
         step = self._steps.get(turn.step)
         if step is None or step.result is None:
@@ -244,6 +247,7 @@ class _Journal(Journal):
 
     async def save(self) -> None:
         self.unsaved.clear()
+        self.notes.clear()
 
     async def hold(self) -> None:
         pass

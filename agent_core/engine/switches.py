@@ -16,6 +16,7 @@ import msgspec
 
 from agent_core.clock import Clock
 from agent_core.engine import keys
+from agent_core.engine.hooks import Hooks
 from agent_core.engine.runs import Due
 from agent_core.errors import ConditionError, InputError, KilledError, NotFoundError
 from agent_core.messages import from_record, to_record
@@ -55,8 +56,9 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Switches:
     """Throws, lifts and knows switches. One per process."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, hooks: Hooks | None = None) -> None:
         self._store = store
+        self._hooks = hooks
         self._clock = clock
         self._known: dict[tuple[str, str, str], Switch] = {}
         self._read = False
@@ -71,6 +73,7 @@ class Switches:
         await self._store.write(
             Put(_place(switch.tenant, switch.kind, switch.name), to_record(switch)),
             self._note("switch.thrown", switch.tenant, switch.kind, switch.name, switch.by),
+            *await self._alarms(switch),
         )
         await self.refresh()
         return await self._tell(switch)
@@ -86,6 +89,16 @@ class Switches:
             return False
         await self.refresh()
         return True
+
+    async def _alarms(self, switch: Switch) -> list[Put]:
+        """What those are told who want to know of it; the sweeper brings it to them."""
+        if self._hooks is None or switch.tenant == EVERY_TENANT:
+            return []
+        await self._hooks.look(switch.tenant)
+        data = {"kind": switch.kind, "name": switch.name, "reason": switch.reason, "by": switch.by}
+        unique = f"switch.{switch.kind}.{switch.name}.{switch.at:.3f}"
+        found = self._hooks.notices(switch.tenant, "alarm.switch", data, unique=unique)
+        return [write for pair in found for write in pair]
 
     def _note(self, act: audit.Act, tenant: str, kind: str, name: str, by: str) -> Put:
         return audit.entry(self._clock, tenant, act, by=by, subject=f"{kind} {name}".strip())

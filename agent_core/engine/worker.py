@@ -92,7 +92,7 @@ class Worker:
             log.warning("session=<%s> | lease lost; another worker goes on", self._session_id)
             return True
         finally:
-            if self._kit.deliverers:
+            if self._ended or self._asks:
                 await asyncio.gather(*map(self._push, self._ended), *starmap(self._ask, self._asks))
 
     async def _next(self, history: int, whole: bool) -> bool:
@@ -178,6 +178,7 @@ class Worker:
             raise
         closing.summarised(attempt.summary, attempt.covered, attempt.summary_sources)
         runs, released = await closing.commit(ended, messages, journal)
+        self._asks += closing.asks
         for done in runs:
             self._tell(done)
         self._ended += closing.awaited(runs)
@@ -229,11 +230,11 @@ class Worker:
             await push(self._kit, key, from_record(Due, record.fields))
 
     async def _ask(self, key: Key, due: Due) -> None:
-        """Have a person asked at once, if there still is an entry for it; else the sweeper has."""
+        """Have a person asked, or an endpoint told, at once, if an entry for it still is there; else the sweeper."""
         try:
             await self._kit.due[due.kind](key, due)
         except AgentError as error:
-            log.warning("run=<%s> | asking is left to the sweeper: %s", due.run_id, error)
+            log.warning("due=<%s> | left to the sweeper: %s", key.sort, error)
 
     async def give_up(self, run_id: str, attempts: int) -> None:
         """End the first run of the inbox as failed, as every attempt at it died; a dead letter keeps its message."""
@@ -258,6 +259,7 @@ class Worker:
         messages = [msgspec.structs.replace(message, hidden=True) for message in item.inbound.messages]
         closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
         [ended], released = await closing.commit(ended, messages, journal, letter)
+        self._asks += closing.asks
         self._tell(ended)
         if not released:
             await self.let_go()

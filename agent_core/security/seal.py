@@ -44,6 +44,11 @@ class Seal:
                 self._keys[name] = key
             self._first = self._first or name
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is a key to seal with."""
+        return bool(self._first)
+
     def close(self, secret: bytes, place: str) -> str:
         """The sealed secret, as text. Raises ConfigError where there is no key."""
         if not self._first:

@@ -28,6 +28,7 @@ def other(field: str) -> Any:
         "auth": "on",
         "openid_algorithms": ("ES256", "EdDSA"),
         "openid_scopes": ("agents:run", "admin"),
+        "openid_acr": ("mfa", "phr"),
         "plugins": ("audit", "redact"),
         "origins": ("https://a.example", "https://b.example"),
         "channels": {"slack": {"kind": "slack"}, "telegram": {"kind": "telegram"}},

@@ -24,11 +24,12 @@ from agent_core.engine.engine import Engine
 from agent_core.engine.hooks import Hooks
 from agent_core.engine.kit import Deliverer, Kit
 from agent_core.engine.prompts import check_prompts
-from agent_core.engine.runs import CALLBACK, Due
+from agent_core.engine.runs import CALLBACK, Due, Run
 from agent_core.engine.sweeper import Swept
 from agent_core.engine.switches import Switches
 from agent_core.errors import ConfigError, StoreError
 from agent_core.loader import load_agents
+from agent_core.messages import Principal
 from agent_core.models.base import Model
 from agent_core.models.batching import PrefetchedModel
 from agent_core.models.catalog import make_model, resolve
@@ -133,6 +134,14 @@ class App:
     async def look_after_batch(self, key: Key, due: Due) -> None:
         """Go on with a batch that nobody works on."""
         await self.batches.look_after(key, due)
+
+    async def forget_lines(self, principal: Principal, runs: Sequence[Run]) -> None:
+        """Take the lines that these runs answered out of their batches."""
+        if any(run.line for run in runs):
+            # Imported only then: few sessions have lines of a batch.
+            from agent_core.batches.forgetting import forget
+
+            await forget(self.store, self.blobs, principal, runs)
 
     async def look_after(self) -> None:
         """Sweep for ever, now and then and whenever a schedule is due. Ends by being cancelled."""
@@ -254,6 +263,7 @@ def build_app(
     if settings.channels:
         app = replace(app, webhooks=_connect_channels(kit, engine, settings, plain))
     kit.due["batch"] = app.look_after_batch
+    kit.forget.append(app.forget_lines)
     kit.due[AUDIT] = app.look_after_audit
     kit.due[SCHEDULE] = app.schedules.tick
     return app

@@ -18,6 +18,7 @@ from agent_core.engine.runs import Failure, Inbound, Run
 from agent_core.errors import AgentError, MalformedError
 from agent_core.messages import Principal
 from agent_core.queues.base import Entry, Queue, Received
+from agent_core.queues.sieve import sift
 from agent_core.settings import Settings
 
 log = logging.getLogger("sampan.worker")
@@ -56,6 +57,26 @@ class _Kind(msgspec.Struct):
     """As much of a body as tells a wake-up from a whole message."""
 
     session: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def tenant_of(body: str) -> str:
+    """Whose a message of a queue is: a wake-up names its tenant, all else is answered for the default one."""
+    try:
+        return msgspec.json.decode(body, type=WakeUp).session.tenant
+    except msgspec.MsgspecError:
+        return Principal().tenant
+
+
+class Letters:
+    """The messages of a queue, as a place from which a tenant is erased."""
+
+    def __init__(self, queue: Queue, clock: Clock) -> None:
+        self._queue = queue
+        self._clock = clock
+
+    async def erase(self, tenant: str) -> int:
+        """Remove the tenant's messages, dead letters too; how many they were."""
+        return await sift(self._queue, self._clock, lambda message: tenant_of(message.body) == tenant)
 
 
 class Waker:

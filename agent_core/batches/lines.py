@@ -20,7 +20,7 @@ from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.engine import Engine
 from agent_core.engine.points import point
-from agent_core.engine.runs import Inbound, Run
+from agent_core.engine.runs import BATCH, Inbound, Run
 from agent_core.errors import (
     AgentError,
     CancelledError,
@@ -236,7 +236,7 @@ class LineRun:
             principal=self._batch.principal,
             agent=inbound.agent or self._batch.agent,
             key=f"batch/{self._batch.id}/{number}",
-            channel="batch",
+            channel=BATCH,
         )
         failures = 0
         while True:

@@ -87,6 +87,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `first` is the number of its first line, from 1; `size` counts its bytes. `results` names the blob of what came of
     the lines that are not blank, once all are done, `answers` that of what the provider's batch endpoint gave.
+    `gone` are blobs with lines of erased sessions, until they are removed.
     """
 
     number: int
@@ -96,6 +97,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str
     results: str = ""
     answers: str = ""
+    gone: tuple[str, ...] = ()
 
 
 def batch_key(tenant: str, batch_id: str) -> Key:

@@ -72,6 +72,9 @@ class Blobs(Protocol):
     async def get(self, tenant: str, ref: str) -> Blob:
         """The bytes again; raises NotFoundError."""
 
+    async def remove(self, tenant: str, ref: str) -> None:
+        """Remove these bytes; nothing where there are none."""
+
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
 

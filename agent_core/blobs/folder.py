@@ -50,6 +50,13 @@ class FolderBlobs:
             raise StoreError(f"{file} is damaged: its bytes are not those it is named after")
         return Blob(data, head.decode())
 
+    async def remove(self, tenant: str, ref: str) -> None:
+        """Remove these bytes."""
+        session, digest = split_reference(ref)
+        file = self._folder(tenant, session) / digest
+        with _declared(file):
+            await asyncio.to_thread(_remove, file)
+
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
         folder = self._folder(tenant, session)
@@ -106,6 +113,12 @@ def _put(folder: Path, name: str, content: bytes) -> None:
                 os.unlink(temporary)
             raise
     raise StoreError(f"{folder} is being erased again and again")
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        file.unlink()
+        _sync(file.parent)
 
 
 def _erase(folder: Path, erased: Path) -> None:

@@ -29,6 +29,10 @@ class MemoryBlobs:
         except KeyError:
             raise NotFoundError(f"no blob {ref}") from None
 
+    async def remove(self, tenant: str, ref: str) -> None:
+        """Remove these bytes."""
+        self._sessions.get((tenant, split_reference(ref)[0]), {}).pop(ref, None)
+
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
         self._sessions.pop((tenant, session), None)

@@ -73,6 +73,10 @@ class S3Blobs:
             self._at(self._key(tenant, ref)), credentials, scope, self._client.clock.now(), seconds
         )
 
+    async def remove(self, tenant: str, ref: str) -> None:
+        """Remove these bytes."""
+        await self._send("DELETE", self._key(tenant, ref))
+
     async def erase(self, tenant: str, session: str) -> None:
         """Remove all bytes of a session."""
         async for keys in self._listed(f"{self._folder(tenant, session)}/"):

@@ -138,7 +138,7 @@ def letter_of(delivery: Delivery, text: str, push_id: str, number: int) -> Lette
 
 
 def _key(channel: Channel, tenant: str, push_id: str) -> Key:
-    return Key(f"{keys.quoted(tenant)}/sent/{keys.quoted(channel.name)}", push_id)
+    return Key(keys.sent(tenant, channel.name), push_id)
 
 
 def _words(run: Run, channel: Channel) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from agent_core.app import make_blobs, make_store
+from agent_core.app import make_blobs, make_queue, make_store
 from agent_core.cli import options, stepup
 from agent_core.cli.progress import PLAIN_SECONDS
 from agent_core.cli.screen import console, json_out, say
@@ -18,6 +18,7 @@ from agent_core.clock import SystemClock
 from agent_core.engine.tenant import Erased, Exported, Tenants
 from agent_core.errors import InputError
 from agent_core.settings import Settings
+from agent_core.worker import Letters
 
 app = typer.Typer(help="All of a tenant: export it, or erase it for good.", no_args_is_help=True)
 
@@ -69,10 +70,11 @@ def erase(
         json_out(done)
         return
     say(
-        f"{tenant} is erased: {done.records} records are gone, {done.ledger} entries of the ledger have no names."
+        f"{tenant} is erased: {done.records} records and {done.letters} queued messages are gone, "
+        f"{done.ledger} entries of the ledger have no names."
     )
     say(
-        "Not reached: backups, logs until they end, messages in a queue, and what the model's provider keeps.",
+        "Not reached: backups, logs until they end, messages in hand of a worker, what the provider keeps.",
         "dim",
     )
 
@@ -83,6 +85,7 @@ def _with(data: str | None, doing: str, work: Callable[[Tenants], Awaitable[T]])
     async def run() -> T:
         clock, settings = SystemClock(), Settings.from_env(data=data)
         store, blobs = make_store(settings, clock), make_blobs(settings, clock)
+        queue = make_queue(settings, clock)
         try:
             with console(stderr=True).status(f"{doing} ...") as status:
                 seen, next_line = 0, clock.monotonic() + PLAIN_SECONDS
@@ -96,8 +99,11 @@ def _with(data: str | None, doing: str, work: Callable[[Tenants], Awaitable[T]])
                         next_line = clock.monotonic() + PLAIN_SECONDS
                         say(words, stderr=True)
 
-                return await work(Tenants(store, blobs, clock, tell))
+                letters = [Letters(queue, clock)] if queue is not None else []
+                return await work(Tenants(store, blobs, clock, tell, letters))
         finally:
+            if queue is not None:
+                await queue.close()
             await blobs.close()
             await store.close()
 

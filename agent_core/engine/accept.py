@@ -115,7 +115,11 @@ def _in_order(stamp: int, head: Update) -> Update:
 def _retry_of(stored: Run, run: Run) -> Run:
     """The run to be tried again: it stays the same run, made when it was made, with its journal and its bill."""
     return msgspec.structs.replace(
-        run, session_id=stored.session_id, created_at=stored.created_at, retries=stored.retries + 1
+        run,
+        session_id=stored.session_id,
+        created_at=stored.created_at,
+        retries=stored.retries + 1,
+        joined=stored.joined,
     )
 
 

@@ -89,6 +89,7 @@ class Closing:
 
         Raises LeaseLostError where another worker took over: nothing was written then.
         """
+        run = msgspec.structs.replace(run, joined=(*run.joined, *(item.run_id for _, item in self._merged)))
         head, run, numbered = self._numbered(run, messages)
         ending = self._ending(run, journal)
         ending += await self._notices(run, letter)
@@ -181,7 +182,12 @@ class Closing:
         """The messages with their places in the session, and the head and run as they will be."""
         head = self._view.head
         numbered = [
-            msgspec.structs.replace(message, seq=head.messages + place, run_id=run.id)
+            msgspec.structs.replace(
+                message,
+                seq=head.messages + place,
+                run_id=run.id,
+                created_at=message.created_at or run.created_at,
+            )
             for place, message in enumerate(messages, 1)
         ]
         if run.reply is not None:

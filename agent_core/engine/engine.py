@@ -14,13 +14,14 @@ from agent_core.engine.accept import accept, lease_of, take
 from agent_core.engine.approvals import Decision, cancel, decide
 from agent_core.engine.dead import DeadLetter, list_dead, read_dead, redrive
 from agent_core.engine.egress import check_delivery
+from agent_core.engine.erasing import erase_session
 from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
-from agent_core.engine.reading import erase_session, read_all, read_run, recent_runs
-from agent_core.engine.runs import Due, Head, Inbound, Run, RunEvent, Session, SessionPage, Step
+from agent_core.engine.reading import read_all, read_run, recent_runs
+from agent_core.engine.runs import BATCH, Due, Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
 from agent_core.engine.worker import Worker
 from agent_core.errors import (
@@ -196,6 +197,7 @@ class Engine:
             channel=inbound.channel,
             fingerprint=inbound.fingerprint,
             metadata=inbound.metadata,
+            line=inbound.key if inbound.channel == BATCH else "",
         )
 
     # Work

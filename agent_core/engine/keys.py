@@ -10,6 +10,7 @@
     <tenant>/ledger/<day>               <time>/<run>      what each run cost
     <tenant>/dead                       <run>             runs given up, with their reason and message
     <tenant>/watch/<run>                <connection>      who waits for the run's end
+    <tenant>/sent/<channel>             <push id>         how far an answer of the run is (channels/post.py)
     due                                 <time>/<tenant>/<run>   what the sweeper looks after
 
 In a session's partition, `message` < `pending` < `state`: one query from the end reads the head, the inbox and the
@@ -61,6 +62,11 @@ def run(tenant: str, run_id: str) -> str:
 def watchers(tenant: str, run_id: str) -> str:
     """The partition of the WebSocket connections that wait for the end of a run."""
     return f"{quoted(tenant)}/watch/{quoted(run_id)}"
+
+
+def sent(tenant: str, channel: str) -> str:
+    """The partition of what arrived at a channel, by push ids; these begin with the id of the run."""
+    return f"{quoted(tenant)}/sent/{quoted(channel)}"
 
 
 def message(partition: str, seq: int) -> Key:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +43,9 @@ class Attendant(Protocol):
 Fetch = Callable[[Part], Awaitable[Part]]
 """Gives a part whose bytes are still elsewhere with its bytes, any other as it is. Raises nothing."""
 
+Forget = Callable[[Principal, Sequence[Run]], Awaitable[None]]
+"""Removes what a higher floor keeps of runs whose session is being erased; SessionBusyError where it can't now."""
+
 DueHandler = Callable[[Key, Due], Awaitable[None]]
 
 
@@ -58,7 +61,8 @@ class Kit:
     show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
     entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows.
     `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
-    and the entry. `fetch` brings attachments of messages.
+    and the entry. `fetch` brings attachments of messages, `forget` is what an
+    erased session's runs left on higher floors.
     """
 
     store: Store
@@ -75,6 +79,7 @@ class Kit:
     asks: set[str] = field(default_factory=set)
     due: dict[str, DueHandler] = field(default_factory=dict)
     fetch: list[Fetch] = field(default_factory=list)
+    forget: list[Forget] = field(default_factory=list)
     factors: Prover | None = None
     hooks: Hooks | None = None
     feeds: dict[str, Feed] = field(default_factory=dict)

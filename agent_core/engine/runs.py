@@ -8,6 +8,9 @@ import msgspec
 
 from agent_core.messages import Message, Principal, Reply, RunStatus, ToolCall, ToolResult, ToolSpec, Usage
 
+BATCH = "batch"
+"""The channel of the runs of a batch's lines."""
+
 CALLBACK = "callback"
 """The kind of delivery that sends the end of a run to an address of the caller's."""
 
@@ -114,10 +117,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
     `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
-    is never silently too low. `retries` counts how often it failed and was tried again under its key,
-    Times are in
-    seconds since 1970. `replayed` is never stored: it tells the caller of an idempotency key that this is the answer
-    given before.
+    is never silently too low. `retries` counts how often it failed and was tried again under its key, `joined` names
+    the runs of messages that it answered too, `line` the line of a batch that it answers (`batch/<batch>/<number>`).
+    Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an idempotency key that this is
+    the answer given before.
     """
 
     id: str
@@ -142,6 +145,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     switched: int = 0
     metadata: dict[str, str] = {}
     retries: int = 0
+    joined: tuple[str, ...] = ()
+    line: str = ""
     replayed: bool = False
 
     @property

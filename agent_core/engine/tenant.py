@@ -14,10 +14,10 @@ import os
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import msgspec
 
@@ -46,6 +46,17 @@ _SECRET = {"digest", "old_digest", "seed"}
 _PASSING = {"login", "socket"}
 """Kinds that end by themselves within a day and are of no use elsewhere: logins, connections."""
 
+_LONGEST_LEASE = 300.0
+"""Seconds to wait at the most for who may still be at it: a batch that waits for its provider is put off for longer."""
+
+
+class Elsewhere(Protocol):
+    """A place beside the store and the blobs, such as a queue, where a tenant's words may lie."""
+
+    async def erase(self, tenant: str) -> int:
+        """Remove them for good; how many things were removed."""
+
+
 Tell = Callable[[int], None]
 """Told how many records were looked at since it was told last."""
 
@@ -60,10 +71,11 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
-    """What was removed, and how many entries of the ledger stayed without their names."""
+    """What was removed, `letters` from queues, and how many entries of the ledger stayed without their names."""
 
     records: int
     ledger: int
+    letters: int = 0
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,15 +90,22 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tenants:
-    """Exports and erases tenants. `tell` hears how it goes on."""
+    """Exports and erases tenants. `tell` hears how it goes on, `elsewhere` are further places to erase them from."""
 
     def __init__(
-        self, store: WholeStore, blobs: Blobs, clock: Clock, tell: Tell = lambda looked_at: None
+        self,
+        store: WholeStore,
+        blobs: Blobs,
+        clock: Clock,
+        tell: Tell = lambda looked_at: None,
+        elsewhere: Sequence[Elsewhere] = (),
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._clock = clock
         self._tell = tell
+        self._elsewhere = elsewhere
+        self._held_until = 0.0
 
     async def erase(self, tenant: str, *, by: str, log_too: bool = False) -> Erased:
         """Remove all of a tenant, and leave the ledger's figures without names, and the audit log (unless `log_too`).
@@ -96,7 +115,7 @@ class Tenants:
         erasure = await self._begun(tenant, by)
         switches = Switches(self._store, self._clock)
         await switches.throw(Switch(kind="tenant", tenant=tenant, reason=REASON, by=by, at=self._clock.now()))
-        records = ledger = 0
+        records = ledger = letters = 0
         quiet = False
         while True:
             await self._blobs.erase_all(tenant)
@@ -105,12 +124,16 @@ class Tenants:
             if quiet and not gone and not renamed:
                 break
             if not quiet:
-                # Until then a process may not know that the tenant is stopped, and may still store something.
-                await self._clock.sleep(CACHE_SECONDS + 1)
+                # Until then a process may not know that the tenant is stopped, and may still store something; and a
+                # worker who has lost its session, and stops when it wants to renew its lease, may still put a blob.
+                left = min(self._held_until - self._clock.now(), _LONGEST_LEASE)
+                await self._clock.sleep(max(CACHE_SECONDS, left) + 1)
                 quiet = True
+        for place in self._elsewhere:
+            letters += await place.erase(tenant)
         await self._store.scrub()
         await self._over(tenant, by, log_too)
-        return Erased(records=records, ledger=ledger)
+        return Erased(records=records, ledger=ledger, letters=letters)
 
     async def export(self, tenant: str, file: Path, *, by: str) -> Exported:
         """All of a tenant in a zip: JSON lines by kind, and the blobs. It appears whole or not at all.
@@ -198,6 +221,7 @@ class Tenants:
                 place = keys.ledger(run.principal.tenant, run.created_at, run.id)
                 await self._store.write(_nameless(place, bill, erasure.salt)[1])
                 renamed += 1
+            self._held_until = max(self._held_until, float(record.fields.get("lease_until", 0.0)))
             doomed.append(Delete(record.key))
             removed += 1
             if len(doomed) == _AT_ONCE:

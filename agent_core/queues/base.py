@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -193,6 +193,14 @@ class Queue(Protocol):
 
     async def close(self) -> None:
         """Finish what was asked for and let go of files and connections, also of the dead-letter queue's."""
+
+
+@runtime_checkable
+class FileQueue(Protocol):
+    """A queue in a file of its own, which holds what was deleted until it is scrubbed."""
+
+    async def scrub(self) -> None:
+        """Have nothing left of what was deleted; raises StoreBusyError where another process reads all the time."""
 
 
 def check_entries(entries: Sequence[Entry], rules: Rules) -> None:

@@ -150,6 +150,10 @@ class SqliteQueue:
         """About how many messages there are."""
         return await self._write(Messages.counts)
 
+    async def scrub(self) -> None:
+        """Write the file anew and empty its log, so that nothing is left of what was deleted."""
+        await self._database.scrub()
+
     async def close(self) -> None:
         """Finish what was asked for and let go of the file."""
         self._closed = True

@@ -145,6 +145,21 @@ async def test_puts_and_erasures_at_the_same_time_leave_a_whole_blob_or_none(blo
         assert ref == "s/" + hashlib.sha256(blob.data).hexdigest()
 
 
+async def test_one_blob_is_removed_and_no_other(blobs: Blobs) -> None:
+    gone = await blobs.put("acme", "s", b"one", "text/plain")
+    kept = [
+        ("acme", await blobs.put("acme", "s", b"two", "text/plain")),
+        ("acme", await blobs.put("acme", "s2", b"one", "text/plain")),
+        ("other", await blobs.put("other", "s", b"one", "text/plain")),
+    ]
+    await blobs.remove("acme", gone)
+    await blobs.remove("acme", gone)
+    await blobs.remove("nobody", gone)
+    with pytest.raises(NotFoundError):
+        await blobs.get("acme", gone)
+    assert [(await blobs.get(tenant, ref)).data for tenant, ref in kept] == [b"two", b"one", b"one"]
+
+
 async def test_all_of_a_tenant_is_listed_and_erased_and_nothing_of_another(blobs: Blobs) -> None:
     kept: dict[str, list[bytes]] = {}
     for tenant in ("acme", "acme2", "a"):

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import pytest
 
-from agent_core.errors import ConfigError, InputError, StoreError, TooLargeError
+from agent_core.errors import ConfigError, InputError, StoreBusyError, StoreError, TooLargeError
 from agent_core.queues.base import MAX_BYTES, Counts, Entry, Queue, Received, Rules
 from agent_core.queues.memory import MemoryQueue
+from agent_core.queues.sieve import sift
 from agent_core.queues.sqlite import SqliteQueue
 from agent_core.testing import ManualClock
 
@@ -777,3 +778,36 @@ async def test_many_at_once_keep_the_order_of_each_group(make: Make) -> None:
 
     await asyncio.gather(*(produce(name) for name in got), *(consume() for _ in range(4)))
     assert all(numbers == list(range(20)) for numbers in got.values())
+
+
+async def test_a_sieve_takes_out_what_is_unwanted_in_both_queues_and_leaves_the_rest(
+    make: Make, clock: ManualClock
+) -> None:
+    queue = make(max_receives=5)
+    assert queue.dead is not None
+    names = [f"{'bad' if number % 3 == 0 else 'good'}{number}" for number in range(25)]
+    for start in range(0, len(names), 10):
+        await queue.send(*[Entry(body=name) for name in names[start : start + 10]])
+    for record in await queue.receive(4):
+        await queue.bury(record, "no good")
+    buried = 25 - (await queue.counts()).visible
+    unwanted = sum(name.startswith("bad") for name in names)
+    removed = await sift(queue, clock, lambda record: record.body.startswith("bad"), wait_seconds=0)
+    assert removed == unwanted
+    assert await sift(queue, clock, lambda record: record.body.startswith("bad"), wait_seconds=0) == 0
+    left: list[str] = []
+    for one in (queue, queue.dead):
+        while found := await one.receive():
+            left += bodies(found)
+            await one.delete(receipts(found))
+    assert sorted(left) == sorted(name for name in names if name.startswith("good"))
+    assert buried == 4
+
+
+async def test_a_sieve_that_finds_too_many_to_look_at_hands_them_back(make: Make, clock: ManualClock) -> None:
+    queue = make()
+    for _ in range(3):
+        await queue.send(*[Entry(body="other") for _ in range(10)])
+    with pytest.raises(StoreBusyError, match="too many messages"):
+        await sift(queue, clock, lambda record: False, wait_seconds=0, most=15)
+    assert await queue.counts() == Counts(visible=30)

@@ -74,7 +74,7 @@ def erase(
         f"{done.ledger} entries of the ledger have no names."
     )
     say(
-        "Not reached: backups, logs until they end, messages in hand of a worker, what the provider keeps.",
+        "Not reached: backups, logs until they end, messages in a worker's hand, and what the provider keeps.",
         "dim",
     )
 

@@ -110,6 +110,8 @@ async def _doomed(kit: Kit, principal: Principal, remains: Remains) -> list[Key]
     for run in remains.runs.values():
         if run.channel in kit.deliverers:
             doomed += await _keys_of(kit.store, keys.sent(tenant, run.channel), run.id)
+        if kit.hooks is not None:
+            doomed += await _keys_of(kit.store, keys.hooks(tenant), keys.NOTICE + run.id)
     doomed += await _due_of(kit.store, tenant, set(remains.times))
     return list(dict.fromkeys([*doomed, *remains.keys]))
 
@@ -130,14 +132,16 @@ async def _unname(kit: Kit, tenant: str, run_id: str, run: Run | None, times: se
 
 
 async def _due_of(store: Store, tenant: str, runs: set[str]) -> list[Key]:
-    """What is due for these runs: replies to be pushed, questions to be asked; they hold addresses."""
+    """What is due for these runs: replies to be pushed, questions to be asked, notices; they hold addresses."""
     found: list[Key] = []
     after = ""
     while True:
         page = await store.query(keys.DUE, after=after, limit=1000)
         for record in page.records:
             due = from_record(Due, record.fields)
-            if due.tenant == tenant and due.run_id in runs and due.kind != audit.KIND:
+            # A notice's id is that of its run, with more behind a dot.
+            run_id = due.run_id.partition(".")[0]
+            if due.tenant == tenant and run_id in runs and due.kind != audit.KIND:
                 found.append(record.key)
         after = page.after
         if not after:

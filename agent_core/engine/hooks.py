@@ -183,7 +183,7 @@ class Hooks:
 
     async def all(self, tenant: str) -> list[Endpoint]:
         """A tenant's endpoints, oldest first."""
-        page = await self._store.query(_partition(tenant), "endpoint/", limit=1000)
+        page = await self._store.query(keys.hooks(tenant), "endpoint/", limit=1000)
         return [from_record(Endpoint, record.fields) for record in page.records]
 
     async def get(self, tenant: str, endpoint_id: str) -> Endpoint:
@@ -274,12 +274,14 @@ class Hooks:
 
     async def sent(self, tenant: str, *, after: str = "", limit: int = 100) -> tuple[list[Notice], str]:
         """What was told or is still to be told, in no order of time; `after` goes on from an earlier page."""
-        page = await self._store.query(_partition(tenant), "notice/", after=after, limit=limit)
+        page = await self._store.query(keys.hooks(tenant), keys.NOTICE, after=after, limit=limit)
         return [from_record(Notice, record.fields) for record in page.records], page.after
 
     async def resend(self, tenant: str, notice_id: str, endpoint_id: str = "") -> list[tuple[Key, Due]]:
         """Tell it once more, under the same id: to this endpoint, or to all it was for. Raises NotFoundError."""
-        page = await self._store.query(_partition(tenant), f"notice/{quoted(notice_id)}/", limit=MOST * 2)
+        page = await self._store.query(
+            keys.hooks(tenant), f"{keys.NOTICE}{quoted(notice_id)}/", limit=MOST * 2
+        )
         found = [from_record(Notice, record.fields) for record in page.records]
         found = [one for one in found if endpoint_id in ("", one.endpoint)]
         if not found:
@@ -355,7 +357,7 @@ def due_put(tenant: str, notice: Notice, at: float) -> Put:
 
 def place(tenant: str, notice: Notice) -> Key:
     """Where a notice is."""
-    return Key(_partition(tenant), f"notice/{quoted(notice.id)}/{notice.endpoint}")
+    return Key(keys.hooks(tenant), f"{keys.NOTICE}{quoted(notice.id)}/{notice.endpoint}")
 
 
 def _data(run: Run) -> dict[str, Any]:
@@ -401,9 +403,5 @@ def _secret() -> str:
     return f"whsec_{base64.b64encode(os.urandom(32)).decode()}"
 
 
-def _partition(tenant: str) -> str:
-    return f"{quoted(tenant)}/hooks"
-
-
 def _place(tenant: str, endpoint_id: str) -> Key:
-    return Key(_partition(tenant), f"endpoint/{quoted(endpoint_id)}")
+    return Key(keys.hooks(tenant), f"endpoint/{quoted(endpoint_id)}")

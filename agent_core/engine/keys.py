@@ -11,6 +11,7 @@
     <tenant>/dead                       <run>             runs given up, with their reason and message
     <tenant>/watch/<run>                <connection>      who waits for the run's end
     <tenant>/sent/<channel>             <push id>         how far an answer of the run is (channels/post.py)
+    <tenant>/hooks                      notice/<id>/<endpoint>   what is told outside (hooks.py)
     due                                 <time>/<tenant>/<run>   what the sweeper looks after
 
 In a session's partition, `message` < `pending` < `state`: one query from the end reads the head, the inbox and the
@@ -35,6 +36,7 @@ STEP = "step/"
 PIECE = "piece/"
 DUE = "due"
 PUSH = "push"
+NOTICE = "notice/"
 
 
 def run_id(principal: Principal, key: str) -> str:
@@ -67,6 +69,11 @@ def watchers(tenant: str, run_id: str) -> str:
 def sent(tenant: str, channel: str) -> str:
     """The partition of what arrived at a channel, by push ids; these begin with the id of the run."""
     return f"{quoted(tenant)}/sent/{quoted(channel)}"
+
+
+def hooks(tenant: str) -> str:
+    """The partition of what is told to endpoints outside; ids of notices of a run begin with its id."""
+    return f"{quoted(tenant)}/hooks"
 
 
 def message(partition: str, seq: int) -> Key:

@@ -40,8 +40,8 @@ REASON = "its data is being erased"
 
 _ERASING = "erasing"
 _AT_ONCE = 50
-_SECRET = {"digest", "old_digest", "seed"}
-"""Fields of keys and factors that nobody needs a copy of."""
+_SECRET = {"digest", "old_digest", "seed", "secret", "old_secret"}
+"""Fields of keys, factors and endpoints that nobody needs a copy of."""
 
 _PASSING = {"login", "socket"}
 """Kinds that end by themselves within a day and are of no use elsewhere: logins, connections."""

@@ -8,7 +8,7 @@ from agent_core.clock import Clock
 from agent_core.errors import StoreBusyError
 from agent_core.queues.base import FileQueue, Queue, Received
 
-HIDDEN_SECONDS = 300
+HIDDEN_SECONDS = 60
 """How long a message that is only looked at may be hidden from workers."""
 
 MAX_KEPT = 10_000
@@ -25,8 +25,9 @@ async def sift(
 ) -> int:
     """Delete the unwanted messages that wait in the queue, and in its dead-letter queue; how many there were.
 
-    Looking at the others counts as one more receive of theirs. What a worker has in hand is not reached. A queue that
-    is not waited for may say that it is empty, as SQS does.
+    Looking at the others counts as one more receive of theirs. Where a worker has messages in hand it is waited a while
+    for them to be done or given back; what it keeps for longer, or was put off, is not reached. A queue that is not
+    waited for may say that it is empty, as SQS does.
     Raises StoreBusyError where more than `most` others wait.
     """
     removed = await _sift(queue, clock, unwanted, wait_seconds, most)
@@ -38,6 +39,17 @@ async def sift(
 
 
 async def _sift(
+    queue: Queue, clock: Clock, unwanted: Callable[[Received], bool], wait_seconds: int, most: int
+) -> int:
+    removed = await _looked_through(queue, clock, unwanted, wait_seconds, most)
+    if (await queue.counts()).in_flight:
+        # A worker has them in hand, or one like us died with them: they are gone by then, or come again.
+        await clock.sleep(HIDDEN_SECONDS + 1)
+        removed += await _looked_through(queue, clock, unwanted, wait_seconds, most)
+    return removed
+
+
+async def _looked_through(
     queue: Queue, clock: Clock, unwanted: Callable[[Received], bool], wait_seconds: int, most: int
 ) -> int:
     begun = clock.now()

@@ -30,7 +30,7 @@ ANN = Principal(tenant="acme", user="ann")
 class House:
     """An app with a tool that can be held, and all that it stored."""
 
-    def __init__(self, *script: Any, busy: str = "enqueue") -> None:
+    def __init__(self, *script: Any, busy: str = "enqueue", hooks: bool = False) -> None:
         self.clock = ManualClock()
         self.store, self.blobs = MemoryStore(self.clock), MemoryBlobs()
         self.called, self.hold = asyncio.Event(), asyncio.Event()
@@ -44,7 +44,11 @@ class House:
 
         agent = Agent(name="shop", model=ScriptedModel(script), tools=[wait], busy=busy)
         self.app: App = build_app(
-            Settings(auth="off"), agents=[agent], store=self.store, blobs=self.blobs, clock=self.clock
+            Settings(auth="off", hooks=hooks, local_callbacks=True),
+            agents=[agent],
+            store=self.store,
+            blobs=self.blobs,
+            clock=self.clock,
         )
 
     async def say(self, text: str, **more: Any) -> Run:
@@ -179,6 +183,29 @@ async def test_what_arrived_at_a_channel_is_forgotten_with_the_session() -> None
     assert [one for one in await house.left() if '"acme/sent/chat"' in one]
     await house.app.engine.erase(ANN, "s")
     assert not [one for one in await house.left() if CANARY in one]
+
+
+async def test_what_is_told_outside_is_forgotten_with_the_session() -> None:
+    house = House("One", ModelBusyError("busy"), "Other", hooks=True)
+    hooks = house.app.engine._kit.hooks
+    assert hooks is not None
+    await hooks.add("acme", "http://127.0.0.1:9/nobody", (), by="ann")
+    await house.say("First", key=CANARY)
+    await house.say("Second")
+    other = await house.app.engine.answer(Inbound(messages=(Message.of("user", "Hi"),), principal=ANN))
+    await house.app.engine.drain()
+    place = keys.hooks("acme")
+    assert len((await house.store.query(place, keys.NOTICE)).records) == 3
+    due = [record.fields["run_id"] for record in (await house.store.query(keys.DUE)).records]
+    assert len([run_id for run_id in due if run_id.endswith((".succeeded.0", ".failed.0"))]) == 3
+    await house.app.engine.erase(ANN, "s")
+    assert not [one for one in await house.left() if CANARY in one]
+    [kept] = (await house.store.query(place, keys.NOTICE)).records
+    assert other.id in kept.fields["body"]
+    [told] = [
+        record for record in (await house.store.query(keys.DUE)).records if record.fields["kind"] == "hook"
+    ]
+    assert told.fields["run_id"].startswith(other.id)
 
 
 async def lines(*texts: str) -> AsyncIterator[bytes]:

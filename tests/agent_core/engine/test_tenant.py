@@ -6,12 +6,14 @@ import asyncio
 import base64
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +28,21 @@ from agent_core.blobs.memory import MemoryBlobs
 from agent_core.channels.guests import Guest, _guest
 from agent_core.engine import keys
 from agent_core.engine.runs import Delivery, Inbound
+from agent_core.engine.switches import CACHE_SECONDS
 from agent_core.engine.tenant import Tenants, belongs, kind_of
-from agent_core.errors import KilledError
+from agent_core.errors import AgentError, KilledError
 from agent_core.messages import Message, Principal, Text, ToolCall, to_record
 from agent_core.models.scripted import ScriptedModel
+from agent_core.queues.base import Entry
+from agent_core.queues.sqlite import SqliteQueue
 from agent_core.security.seal import Seal
 from agent_core.security.totp import Factors
 from agent_core.settings import Settings
-from agent_core.store.base import Key, Put, Record, WholeStore
+from agent_core.store.base import Put, Record, WholeStore
 from agent_core.store.memory import MemoryStore
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ManualClock
+from agent_core.worker import Letters
 from tests.aws.emulator import Emulator
 
 CANARY = "kanarienvogel7391"
@@ -306,44 +312,119 @@ async def test_meanwhile_the_tenant_is_stopped(tmp_path: Path) -> None:
 
 KILLED = """
 import asyncio, os, signal, sys
+from pathlib import Path
 from agent_core.blobs.folder import FolderBlobs
 from agent_core.engine.tenant import Tenants
+from agent_core.queues.sqlite import SqliteQueue
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import ManualClock
+from agent_core.worker import Letters
 
-class Dying(SqliteStore):
-    left = int(sys.argv[2])
-    async def write(self, *writes):
-        await super().write(*writes)
-        Dying.left -= 1
-        if not Dying.left:
-            os.kill(os.getpid(), signal.SIGKILL)
+left = int(sys.argv[2])
+
+def step():
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def mortal(kind, *verbs):
+    def dying(verb):
+        async def do(self, *given, **named):
+            result = await getattr(kind, verb)(self, *given, **named)
+            step()
+            return result
+        return do
+    return type("Dying", (kind,), {verb: dying(verb) for verb in verbs})
 
 async def main():
     clock = ManualClock(jump=True)
-    store = Dying(sys.argv[1] + "/s.db", clock)
-    await Tenants(store, FolderBlobs(sys.argv[1] + "/blobs"), clock).erase(sys.argv[3], by="cli/root")
+    folder = Path(sys.argv[1])
+    store = mortal(SqliteStore, "write", "scan", "scrub")(folder / "s.db", clock)
+    blobs = mortal(FolderBlobs, "erase_all")(folder / "blobs")
+    queue = mortal(SqliteQueue, "receive", "delete", "extend", "scrub")(folder / "q.db", clock)
+    letters = [Letters(queue, clock)]
+    await Tenants(store, blobs, clock, elsewhere=letters).erase(sys.argv[3], by="cli/root")
+    await queue.close()
     await store.close()
 
 asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("writes", [1, 2, 3, 4, 5, 6])
-async def test_killed_anywhere_it_goes_on(tmp_path: Path, writes: int) -> None:
-    """A process of its own dies after so many writes; another one ends the work."""
-    folder = tmp_path / "data"
+async def test_killed_between_any_two_steps_it_goes_on(tmp_path: Path) -> None:
+    """A process of its own dies after so many steps, for each number of them; another one ends the work."""
     with ExitStack() as stack:
-        place = Place("sqlite", folder, None, stack)
+        place = Place("sqlite", tmp_path / "lived", None, stack)
         await live(place, ANN)
         await place.store.close()
-        command = [sys.executable, "-c", KILLED, str(folder), str(writes), ANN.tenant]
-        died = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60)
-        assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    queue = SqliteQueue(tmp_path / "lived" / "q.db", place.clock)
+    address = {"tenant": ANN.tenant, "user": ANN.user, "session_id": CANARY}
+    await queue.send(Entry(body=json.dumps({"session": address})))
+    await queue.close()
+    ended = 0
+    steps = count(1)
+    while not ended:
+        ended = sum(await asyncio.gather(*[_killed(tmp_path, next(steps)) for _ in range(2)]))
+    assert next(steps) > 20
+
+
+async def _killed(tmp_path: Path, steps: int) -> bool:
+    """Whether the process came to its end before that."""
+    folder = tmp_path / f"killed{steps}"
+    shutil.copytree(tmp_path / "lived", folder)
+    command = [sys.executable, "-c", KILLED, str(folder), str(steps), ANN.tenant]
+    died = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60)
+    assert died.returncode in (-signal.SIGKILL, 0), died.stderr.decode()
+    with ExitStack() as stack:
         place = Place("sqlite", folder, None, stack)
-        await Tenants(place.store, place.blobs, place.clock).erase(ANN.tenant, by="cli/root")
+        queue = SqliteQueue(folder / "q.db", place.clock)
+        letters = [Letters(queue, place.clock)]
+        await Tenants(place.store, place.blobs, place.clock, elsewhere=letters).erase(
+            ANN.tenant, by="cli/root", log_too=True
+        )
+        await queue.close()
         left = await records_of(place, ANN.tenant)
-        assert {kind_of(record.key) for record in left} == {"ledger", "audit"}
-        assert not [record for record in await ledger(place, ANN) if ANN.user in json.dumps(record.fields)]
-        assert await place.store.get(Key("erasing", keys.quoted(ANN.tenant))) is None
+        assert {kind_of(record.key) for record in left} == {"ledger"}
+        names = [
+            one for one in await place.bytes() if CANARY.encode() in one.replace(ANN.tenant.encode(), b"")
+        ]
+        assert names == []
         await place.store.close()
+    shutil.rmtree(folder)
+    return died.returncode == 0
+
+
+async def test_it_waits_for_who_is_still_at_work(tmp_path: Path) -> None:
+    """A worker that lost its session may still keep something until it wants to renew its lease."""
+    clock = ManualClock()
+    store, blobs = MemoryStore(clock), MemoryBlobs()
+    begun, hold = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Take long, and say much."""
+        begun.set()
+        await hold.wait()
+        return f"{CANARY} " * 20_000
+
+    script = [ToolCall("1", "slow", "{}"), "Done"]
+    agent = Agent(name="shop", model=ScriptedModel(script), tools=[slow])
+    app = build_app(Settings(auth="off"), agents=[agent], store=store, blobs=blobs, clock=clock)
+    run = asyncio.create_task(app.engine.answer(said(ANN, "Go", "s")))
+    await begun.wait()
+    erasing = asyncio.create_task(Tenants(store, blobs, clock).erase(ANN.tenant, by="cli/root"))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not [one async for one in blobs.all(ANN.tenant)]
+    hold.set()
+    with pytest.raises(AgentError):
+        await run
+    assert [one async for one in blobs.all(ANN.tenant)]  # kept by the worker after all of them were removed
+    clock.advance(CACHE_SECONDS + 2)
+    await asyncio.sleep(0)
+    assert not erasing.done()
+    clock.advance(app.settings.lease_seconds)
+    await erasing
+    assert [one async for one in blobs.all(ANN.tenant)] == []
+    await app.close()

@@ -111,7 +111,7 @@ class Channel:
     Options: ClassVar[type[Options]] = Options
     """What can be set for this channel."""
 
-    people: ClassVar[bool] = True
+    people: bool = True
     """Whether its messages are what a person says to the agent; events hold words of whoever caused them."""
 
     limit: ClassVar[int] = 4000

@@ -23,6 +23,7 @@ from agent_core.engine.points import point
 from agent_core.engine.reading import read_all, read_run, recent_runs
 from agent_core.engine.runs import BATCH, Due, Head, Inbound, Run, RunEvent, Session, SessionPage, Step
 from agent_core.engine.sweeper import Swept, Wake, sweep
+from agent_core.engine.window import whole
 from agent_core.engine.worker import Worker
 from agent_core.errors import (
     AgentError,
@@ -71,13 +72,13 @@ class Engine:
         StoreError.
         """
         run, feed = await self._begin(inbound, stop_at=stop_at)
-        if feed is None:
-            return run
-        try:
-            async with asyncio.timeout(wait_seconds or None):
-                return await feed.finished() or run
-        except TimeoutError:
-            return run
+        if feed is not None:
+            try:
+                async with asyncio.timeout(wait_seconds or None):
+                    run = await feed.finished() or run
+            except TimeoutError:
+                pass
+        return await whole(run, self._kit.blobs)
 
     async def submit(self, inbound: Inbound, *, work: bool = True, stop_at: float = 0.0) -> Run:
         """Accept the message and return at once; watch it by `events`.
@@ -436,7 +437,7 @@ class Engine:
         record = await self._store.get(Key(keys.run(principal.tenant, run_id), keys.RUN))
         if record is None:
             raise NotFoundError(f"there is no run {run_id}")
-        return self._own(principal, from_record(Run, record.fields))
+        return await whole(self._own(principal, from_record(Run, record.fields)), self._kit.blobs)
 
     async def steps(self, principal: Principal, run_id: str) -> tuple[Step, ...]:
         """The journal of a run."""

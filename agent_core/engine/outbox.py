@@ -11,6 +11,7 @@ from agent_core.engine.dead import dead_letter
 from agent_core.engine.kit import Kit
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due, Run
+from agent_core.engine.window import whole
 from agent_core.errors import AgentError, ConditionError
 from agent_core.messages import from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put
@@ -34,7 +35,7 @@ async def push(kit: Kit, key: Key, due: Due) -> bool:
         if deliverer is None:
             raise AgentError(f"nobody here delivers to {due.delivery.kind!r}")
         point("before push")
-        await deliverer.deliver(run, due.delivery, run.push_id)
+        await deliverer.deliver(await whole(run, kit.blobs), due.delivery, run.push_id)
         point("after push")
     except AgentError as error:
         await _put_off(kit, key, due, run, error)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent_core.blobs.base import Blobs, room
+from agent_core.engine.runs import Run
 from agent_core.messages import INLINE_LIMIT, Message, Part, Principal, Text
 
 RECORD_BUDGET = 256 * 1024
@@ -70,6 +71,20 @@ async def spill(message: Message, blobs: Blobs, principal: Principal, session_id
             parts[index] = msgspec.structs.replace(part, data=b"", ref=ref)
         left += sizes[index]
     return msgspec.structs.replace(message, parts=tuple(parts))
+
+
+async def whole(run: Run, blobs: Blobs) -> Run:
+    """The run with all words of its reply, also those that are kept by reference: for whoever it is told to."""
+    reply = run.reply
+    if reply is None or not any(isinstance(part, Text) and part.ref for part in reply.parts):
+        return run
+    parts = [
+        Text((await blobs.get(run.principal.tenant, part.ref)).data.decode())
+        if isinstance(part, Text) and part.ref
+        else part
+        for part in reply.parts
+    ]
+    return msgspec.structs.replace(run, reply=msgspec.structs.replace(reply, parts=tuple(parts)))
 
 
 async def inline(messages: Sequence[Message], blobs: Blobs, tenant: str) -> tuple[Message, ...]:

@@ -78,6 +78,7 @@ EXPECTED = {
     "feishu.handshake": Expected({"challenge": "ajls384kdjx98XX"}),
     "generic": Expected(b"", JSON_BODY),
     "github": Expected(b"", "GitHub event issues:\n" + JSON_BODY),
+    "github.comment": Expected(b"", "GitHub event issue_comment:\n" + JSON_BODY),
     "line": Expected(b"", QUESTION),
     "slack": Expected(b"", QUESTION),
     "slack.command": Expected(b"", QUESTION),
@@ -87,6 +88,13 @@ EXPECTED = {
     "stripe": Expected(b"", JSON_BODY),
     "teams": Expected({}, QUESTION),
     "telegram": Expected(b"", QUESTION),
+    "telegram.click": Expected(
+        {
+            "method": "answerCallbackQuery",
+            "callback_query_id": "4382bfdwdsb323b2d9",
+            "text": "This button means nothing here.",
+        }
+    ),
     "twilio": Expected(b"<Response></Response>", QUESTION),
     "wechat": Expected(b"success", CHINESE, now=1_410_685_589.0),
     "wechat.handshake": Expected(b"4572314239547123", now=1_410_685_589.0),

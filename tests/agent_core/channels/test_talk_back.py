@@ -24,6 +24,7 @@ from tests.agent_core.channels.services import Hook, Speaker
 from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
 from tests.agent_core.channels.services.feishu import FakeFeishu
+from tests.agent_core.channels.services.github import FakeGitHub
 from tests.agent_core.channels.services.line import FakeLine
 from tests.agent_core.channels.services.slack import SpeakingSlack
 from tests.agent_core.channels.services.teams import FakeTeams
@@ -41,6 +42,7 @@ SPEAKERS: list[type[Speaker]] = [
     FakeWhatsApp,
     FakeTwilio,
     FakeTeams,
+    FakeGitHub,
     SpeakingSlack,
     SpeakingTelegram,
 ]

@@ -14,7 +14,7 @@ from agent_core.agent import Limits
 from agent_core.app import App
 from agent_core.engine import keys
 from agent_core.engine.events import position
-from agent_core.engine.runs import Inbound
+from agent_core.engine.runs import Delivery, Inbound, Run
 from agent_core.errors import (
     KeyReusedError,
     ModelBusyError,
@@ -268,6 +268,28 @@ async def test_erase_removes_runs_that_are_longer_than_a_page_of_the_store() -> 
     assert (await house.store.query(partition)).after, "this takes more than one page"
     await house.app.engine.erase(ME, "s")
     assert (await house.store.query(partition)).records == ()
+
+
+async def test_a_very_long_reply_is_told_whole_whoever_asks() -> None:
+    """Over 64 KB it lies in the blob store; whoever is told of it, then and later, gets all its words."""
+    long = "word " * 30_000
+    clock = ManualClock()
+    told: list[str] = []
+
+    class Letters:
+        async def deliver(self, run: Run, delivery: Delivery, push_id: str) -> None:
+            assert run.reply is not None
+            told.append(run.reply.text)
+
+    app = test_app(Agent(name="assistant", model=ScriptedModel([long])), clock=clock)
+    app.engine._kit.deliverers["letter"] = Letters()
+    run = await app.engine.answer(said("Tell me", key="k", delivery=Delivery("letter", "here")))
+    await app.engine.drain()
+    again = await app.engine.answer(said("Tell me", key="k", delivery=Delivery("letter", "here")))
+    stored = await app.engine.run(ME, run.id)
+    assert {one.reply.text for one in (run, again, stored) if one.reply} == {long}
+    assert told == [long]
+    await app.close()
 
 
 async def test_erase_leaves_nothing_but_the_figures_of_the_ledger(tmp_path: Path) -> None:

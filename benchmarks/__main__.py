@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import batch, cold_start, dynamodb, idle, session, start, trips, turn, worker
+from benchmarks import batch, cold_start, dynamodb, idle, session, start, trips, turn, webhooks, worker
 from benchmarks.machine import BenchmarkError, describe, require_linux
 from benchmarks.table import README, write
 
@@ -19,6 +19,7 @@ ALL = {
     "idle": idle.run,
     "batch": batch.run,
     "worker": worker.run,
+    "webhooks": webhooks.run,
     "dynamodb": dynamodb.run,
 }
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, cold_start, idle, servers, session, soak, start, trips, turn, worker
+from benchmarks import batch, cold_start, idle, servers, session, soak, start, trips, turn, webhooks, worker
 from benchmarks.machine import BenchmarkError
 from benchmarks.table import README, Goal, Report, show, write
 
@@ -112,6 +112,12 @@ def test_sessions_that_nobody_uses_cost_nothing() -> None:
     report = idle.run(quick=True)
     assert all(goal.met for goal in report.goals)
     assert len({calls for _, calls, _ in report.rows}) == 1  # none or a thousand
+
+
+def test_webhooks_are_acknowledged_after_the_write_that_accepts_them() -> None:
+    report = webhooks.run(quick=True)
+    assert {kind for kind, *_ in report.rows} == {"telegram", "slack", "github"}
+    assert all(5 <= p50 <= p95 <= p99 for _, p50, p95, p99 in report.rows)
 
 
 def test_trips_are_what_is_promised() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.agent_core.channels.conftest import SLACK_SECRET, slack_message, telegram_message
 from tests.agent_core.channels.fakes import FakeSlack, FakeTelegram, Said, Service, serving
+from tests.agent_core.channels.test_talk_back import SPEAKERS
 
 AGENT = '''
 """Answers with what it was told, or never where HOLD is set."""
@@ -106,22 +107,31 @@ def post(url: str, kind: str, text: str) -> httpx.Response:
     return httpx.post(f"{url}/webhooks/{kind}", content=body, headers=headers, trust_env=False, timeout=20)
 
 
-@pytest.mark.parametrize("kind", ["slack", "telegram"])
-def test_killed_after_the_acknowledgement(
-    serve: Callable[..., Any], fake: Callable[..., Watched], project: Path, kind: str
+def test_killed_after_the_acknowledgement_on_every_channel(
+    serve: Callable[..., Any], fake: Callable[..., Watched], project: Path
 ) -> None:
-    """The agent was at work on it. Nobody sends the webhook again: the service was told that it arrived."""
-    watched = fake(FakeSlack() if kind == "slack" else FakeTelegram())
-    environ = environment(kind, watched.service.url)
+    """The agent was at work on all of them. Nobody sends a webhook again: the services were told that they arrived."""
+    watched = {speaker.kind: fake(speaker()) for speaker in SPEAKERS}
+    environ = {**QUICK, "SAMPAN_CHANNELS": ",".join(watched), "SAMPAN_PUBLIC_URL": "https://sampan.test"}
+    for kind, one in watched.items():
+        options = {"open": "true", "live": "false", **one.service.settings()}
+        environ |= {f"SAMPAN_{kind.upper()}_{name.upper()}": value for name, value in options.items()}
     served = serve(project, HOLD="1", **environ)
-    assert post(served.url, kind, "this").status_code == 200
+    for kind, one in watched.items():
+        hook = one.service.hook("this", name="1", who="ada", group="", file="", now=time.time())
+        url = f"{served.url}/webhooks/{kind}" + (f"?{hook.query}" if hook.query else "")
+        answer = httpx.post(url, content=hook.body, headers=dict(hook.headers), trust_env=False, timeout=20)
+        assert 200 <= answer.status_code < 300, (kind, answer.text)
     served.process.kill()
     served.process.wait()
-    assert watched.service.texts == []
+    assert {kind: one.service.texts for kind, one in watched.items() if one.service.texts} == {}
     served = serve(project, **environ)
-    assert watched.came.wait(30), "the answer never came"
+    for kind, one in watched.items():
+        assert one.came.wait(60), f"the answer on {kind} never came"
     assert served.end() == 0
-    assert watched.service.texts == ["You said: this"]
+    assert {kind: one.service.texts for kind, one in watched.items()} == {
+        kind: ["You said: this"] for kind in watched
+    }
 
 
 def test_killed_while_slack_takes_the_answer(

@@ -23,6 +23,11 @@ _UNTYPED = "x-amz-meta-untyped"
 
 # Our own keys hold nothing that XML or a URL would write otherwise, so no parser of either is needed.
 _KEY = re.compile(r"<Key>([^<]+)</Key>")
+_VERSION = re.compile(r"<(Version|DeleteMarker)>(.*?)</\1>", re.DOTALL)
+_VERSION_ID = re.compile(r"<VersionId>([^<]+)</VersionId>")
+_NO_VERSIONS = ("NotImplemented", "MethodNotAllowed")
+"""What an engine says that knows no versions."""
+
 _NEXT = re.compile(r"<NextContinuationToken>([^<]+)</NextContinuationToken>")
 _PREFIX = re.compile(r"(?:[a-z0-9_-]+/)*")
 
@@ -78,14 +83,17 @@ class S3Blobs:
         await self._send("DELETE", self._key(tenant, ref))
 
     async def erase(self, tenant: str, session: str) -> None:
-        """Remove all bytes of a session."""
+        """Remove all bytes of a session; a bucket that keeps versions keeps these."""
         async for keys in self._listed(f"{self._folder(tenant, session)}/"):
-            await self._delete(keys)
+            await self._delete([f"<Key>{key}</Key>" for key in keys])
 
     async def erase_all(self, tenant: str) -> None:
-        """Remove all bytes of a tenant."""
-        async for keys in self._listed(f"{self._prefix}t-{plain_name(tenant)}/"):
-            await self._delete(keys)
+        """Remove all bytes of a tenant, where the bucket keeps versions these too."""
+        folder = f"{self._prefix}t-{plain_name(tenant)}/"
+        async for keys in self._listed(folder):
+            await self._delete([f"<Key>{key}</Key>" for key in keys])
+        while versions := await self._versions(folder):
+            await self._delete(versions)
 
     async def all(self, tenant: str) -> AsyncIterator[tuple[str, Blob]]:
         """All bytes of a tenant, each with its name."""
@@ -118,12 +126,27 @@ class S3Blobs:
                 return
             after = found.group(1)
 
+    async def _versions(self, folder: str) -> list[str]:
+        """Versions below a folder, and marks of deletion: up to a thousand, as a deletion names them."""
+        try:
+            listed = (await self._send("GET", query=f"prefix={_quoted(folder)}&versions=")).body.decode()
+        except AwsError as error:
+            if error.code in _NO_VERSIONS:
+                return []
+            raise
+        found = []
+        for _, version in _VERSION.findall(listed):
+            key, version_id = _KEY.search(version), _VERSION_ID.search(version)
+            if key is not None and version_id is not None:
+                found.append(key.group() + version_id.group())
+        return found
+
     async def close(self) -> None:
         """Let go of connections."""
         await self._client.close()
 
-    async def _delete(self, keys: list[str]) -> None:
-        objects = "".join([f"<Object><Key>{key}</Key></Object>" for key in keys])
+    async def _delete(self, names: list[str]) -> None:
+        objects = "".join([f"<Object>{name}</Object>" for name in names])
         body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
         digest = hashlib.sha256(body)
         headers = {
@@ -134,7 +157,7 @@ class S3Blobs:
         answer = await self._send("POST", "", headers, body, digest.hexdigest(), query="delete=")
         if b"<Error>" in answer.body:
             code = answer.body.partition(b"<Code>")[2].partition(b"</Code>")[0].decode("ascii", "replace")
-            raise StoreError(f"S3 did not remove all of a session: {code}")
+            raise StoreError(f"S3 did not remove all: {code}")
 
     async def _send(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 from urllib.parse import urlsplit
 
@@ -85,3 +86,55 @@ def test_where_a_bucket_is() -> None:
     assert bucket_url(Settings(bucket="a.b"), "cn-north-1") == "https://s3.cn-north-1.amazonaws.com.cn/a.b"
     own = Settings(bucket="b", aws_endpoint_url="http://127.0.0.1:9000/")
     assert bucket_url(own, "eu-west-1") == "http://127.0.0.1:9000/b"
+
+
+VERSIONED = b"<VersioningConfiguration><Status>%b</Status></VersioningConfiguration>"
+
+
+async def keep_versions(blobs: S3Blobs, status: bytes) -> None:
+    """Have the bucket keep versions from now on, or no longer."""
+    body = VERSIONED % status
+    await blobs._send("PUT", "", {}, body, hashlib.sha256(body).hexdigest(), query="versioning=")
+
+
+@pytest.mark.parametrize("emulated", ["emulator", "ministack"])
+@pytest.mark.parametrize("suspended", [False, True])
+async def test_a_tenant_is_erased_in_all_versions(
+    request: pytest.FixtureRequest, emulated: str, suspended: bool
+) -> None:
+    emulator: Emulator = request.getfixturevalue(emulated)
+    blobs = emulator.blobs(ManualClock(jump=True))
+    await keep_versions(blobs, b"Enabled")
+    for tenant in ("acme", "other"):
+        for media_type in ("text/plain", "text/html"):
+            await blobs.put(tenant, "s", b"data", media_type)
+        await blobs.erase(tenant, "s")
+        await blobs.put(tenant, "s", b"more", "text/plain")
+    if suspended:
+        await keep_versions(blobs, b"Suspended")
+        await blobs.put("acme", "s", b"data", "text/plain")
+    # One of the emulators forgets older versions of what is written while no versions are kept.
+    assert len(await blobs._versions("t-acme/")) >= (2 if suspended else 4)
+    others = await blobs._versions("t-other/")
+    await blobs.erase_all("acme")
+    await blobs.erase_all("acme")
+    assert await blobs._versions("t-acme/") == []
+    assert await blobs._versions("t-other/") == others
+    assert [blob.data async for _, blob in blobs.all("other")] == [b"more"]
+    await blobs.close()
+
+
+@pytest.mark.parametrize("code", ["NotImplemented", "MethodNotAllowed"])
+async def test_an_engine_without_versions_is_erased_too(code: str) -> None:
+    refusal = f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
+    wire = ScriptedWire([Answer(body=b"<R></R>"), Answer(status=405, body=refusal)])
+    await blobs_over(wire).erase_all("t")
+    wire.assert_used_up()
+    assert wire.requests[1].url == "https://b.s3.test/?prefix=ours/t-t/&versions="
+
+
+async def test_who_may_not_see_versions_is_told_so() -> None:
+    refusal = b"<Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
+    wire = ScriptedWire([Answer(body=b"<R></R>"), Answer(status=403, body=refusal)])
+    with pytest.raises(StoreError, match="AccessDenied"):
+        await blobs_over(wire).erase_all("t")

@@ -135,9 +135,9 @@ def run(*, quick: bool = False) -> Report:
         goals=[Goal("p99 of the slowest channel, store at 5 ms a call", worst, GOAL_MS, "ms")],
         notes=[
             f"By Lambda's event through the functions' adapter, {WEBHOOKS} webhooks one after the other, each with an "
-            "id of its own. Five of the milliseconds are the write that accepts the message; where somebody was let in by "
-            "a pairing code, a look at the list of those is one call more. Cold, from the start of the process, it is "
-            "under a second of CPU: `tests/agent_core/channels/test_ack.py`."
+            "id of its own. Five of the milliseconds are the write that accepts the message; where somebody was let in "
+            "by a pairing code, a look at the list of those is one call more. Cold, from the start of the process, "
+            "it is under a second of CPU: `tests/agent_core/channels/test_ack.py`."
         ],
     )
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.agent_core.channels.conftest import SLACK_SECRET, slack_message, telegram_message
 from tests.agent_core.channels.fakes import FakeSlack, FakeTelegram, Said, Service, serving
-from tests.agent_core.channels.test_talk_back import SPEAKERS
+from tests.agent_core.channels.services.everyone import SPEAKERS
 
 AGENT = '''
 """Answers with what it was told, or never where HOLD is set."""

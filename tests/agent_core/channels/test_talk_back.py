@@ -23,29 +23,14 @@ from tests.agent_core.channels.fakes import serving
 from tests.agent_core.channels.services import Hook, Speaker
 from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
+from tests.agent_core.channels.services.everyone import SPEAKERS
 from tests.agent_core.channels.services.feishu import FakeFeishu
 from tests.agent_core.channels.services.github import FakeGitHub
 from tests.agent_core.channels.services.line import FakeLine
-from tests.agent_core.channels.services.slack import SpeakingSlack
 from tests.agent_core.channels.services.teams import FakeTeams
-from tests.agent_core.channels.services.telegram import SpeakingTelegram
-from tests.agent_core.channels.services.twilio import FakeTwilio
+from tests.agent_core.channels.services.wechat import FakeWeChat
 from tests.agent_core.channels.services.wecom import FakeWeCom
-from tests.agent_core.channels.services.whatsapp import FakeWhatsApp
 
-SPEAKERS: list[type[Speaker]] = [
-    FakeDiscord,
-    FakeFeishu,
-    FakeWeCom,
-    FakeDingTalk,
-    FakeLine,
-    FakeWhatsApp,
-    FakeTwilio,
-    FakeTeams,
-    FakeGitHub,
-    SpeakingSlack,
-    SpeakingTelegram,
-]
 NOW = 1_700_000_000.0
 
 
@@ -360,7 +345,7 @@ async def test_line_replies_by_the_token_and_pushes_where_it_is_spent(talk: Make
     ]
 
 
-@pytest.mark.parametrize("talk", [FakeFeishu, FakeWeCom], indirect=True)
+@pytest.mark.parametrize("talk", [FakeFeishu, FakeWeCom, FakeWeChat], indirect=True)
 async def test_an_access_token_is_kept_renewed_and_fetched_anew_where_refused(talk: Make) -> None:
     home = talk(*"abcd")
     for number in range(2):

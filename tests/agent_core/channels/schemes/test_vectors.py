@@ -28,7 +28,7 @@ from agent_core.channels.schemes.hmacs import (
 from agent_core.channels.schemes.lark import LarkScheme, decrypt
 from agent_core.channels.schemes.standard import StandardScheme
 from agent_core.channels.schemes.twilio import TwilioScheme
-from agent_core.channels.wecom import encrypted
+from agent_core.channels.weixin import encrypted
 from agent_core.errors import ConfigError, HandshakeError, SignatureError
 from agent_core.security.webhook import Webhook
 from agent_core.testing import ManualClock, ScriptedWire

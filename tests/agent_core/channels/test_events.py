@@ -67,6 +67,7 @@ class Expected(NamedTuple):
 
 
 JSON_BODY = "<the body>"
+NOT_YOURS = "Only the person who asked can answer this."
 EXPECTED = {
     "dingtalk": Expected({}, CHINESE),
     "dingtalk.callback": Expected(None, now=1_445_827_045.067),
@@ -74,6 +75,7 @@ EXPECTED = {
     "discord.event": Expected(b"", JSON_BODY, 204),
     "discord.ping": Expected({"type": 1}),
     "feishu": Expected({}, CHINESE),
+    "feishu.click": Expected({"toast": {"type": "info", "content": NOT_YOURS}}),
     "feishu.card": Expected({}),
     "feishu.handshake": Expected({"challenge": "ajls384kdjx98XX"}),
     "generic": Expected(b"", JSON_BODY),
@@ -87,6 +89,7 @@ EXPECTED = {
     "standard": Expected(b"", JSON_BODY),
     "stripe": Expected(b"", JSON_BODY),
     "teams": Expected({}, QUESTION),
+    "teams.click": Expected(b""),
     "telegram": Expected(b"", QUESTION),
     "telegram.click": Expected(
         {
@@ -102,6 +105,7 @@ EXPECTED = {
     "wecom.handshake": Expected(b"1616140317555161061", now=1_409_659_589.0),
     "whatsapp": Expected(b"", "O\u00f9 est ma commande 1001 ?"),
     "whatsapp.handshake": Expected(b"1158201444"),
+    "whatsapp.status": Expected(b""),
 }
 
 

@@ -25,7 +25,6 @@ from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
 from tests.agent_core.channels.services.everyone import SPEAKERS
 from tests.agent_core.channels.services.feishu import FakeFeishu
-from tests.agent_core.channels.services.github import FakeGitHub
 from tests.agent_core.channels.services.line import FakeLine
 from tests.agent_core.channels.services.teams import FakeTeams
 from tests.agent_core.channels.services.wechat import FakeWeChat

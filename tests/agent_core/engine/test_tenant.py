@@ -27,6 +27,7 @@ from agent_core.blobs.folder import FolderBlobs
 from agent_core.blobs.memory import MemoryBlobs
 from agent_core.channels.guests import Guest, _guest
 from agent_core.engine import keys
+from agent_core.engine.hooks import Hooks
 from agent_core.engine.runs import Delivery, Inbound
 from agent_core.engine.switches import CACHE_SECONDS
 from agent_core.engine.tenant import Tenants, belongs, kind_of
@@ -35,6 +36,7 @@ from agent_core.messages import Message, Principal, Text, ToolCall, to_record
 from agent_core.models.scripted import ScriptedModel
 from agent_core.queues.base import Entry
 from agent_core.queues.sqlite import SqliteQueue
+from agent_core.security.addresses import CALLBACKS
 from agent_core.security.seal import Seal
 from agent_core.security.totp import Factors
 from agent_core.settings import Settings
@@ -132,7 +134,7 @@ def said(who: Principal, text: str, session: str, **more: Any) -> Inbound:
 
 
 async def live(place: Place, who: Principal) -> None:
-    """All that somebody may leave behind: talks, tools, a question, a dead letter, keys, factors, guests, batches."""
+    """All that somebody may leave behind: talks, tools, a question, keys, factors, endpoints, guests, batches."""
     call = ToolCall("1", "look", json.dumps({"word": CANARY}))
     ask = ToolCall("2", "pay", json.dumps({"to": CANARY}))
     app = open_app(place, call, f"I found {CANARY}", "Short", ask, *["Line"] * 3)
@@ -143,6 +145,8 @@ async def live(place: Place, who: Principal) -> None:
     key, text = await app.door.keys.create(CANARY, principal=who)
     await app.door.logins.begin(who, key)
     await Factors(place.store, Seal(SEAL), place.clock).add(who)
+    hooks = Hooks(place.store, Seal(SEAL), place.clock, CALLBACKS)
+    await hooks.add(who.tenant, f"https://hooks.example/{CANARY}", (), by=who.user)
     guests = f"{keys.quoted(who.tenant)}/guests/slack"
     guest = Guest(person=CANARY, app="app", at=1.0)
     await place.store.write(Put(_guest(guests, "app", CANARY), to_record(guest)))
@@ -276,7 +280,9 @@ async def test_the_export_holds_all_but_secrets(home: Place, tmp_path: Path) -> 
         text = b"".join(archive.read(name) for name in names)
     assert names == {"manifest.json", *manifest["sha256"]}
     assert manifest["records"] == told.records
-    assert {"session", "run", "ledger", "batch", "key", "factor", "guests", "audit"} <= set(told.records)
+    assert {"session", "run", "ledger", "batch", "key", "factor", "hooks", "guests", "audit"} <= set(
+        told.records
+    )
     assert sum(len(found) for found in lines.values()) == sum(told.records.values())
     assert told.blobs == len([one async for one in home.blobs.all(ANN.tenant)]) > 0
     assert any("I found" in json.dumps(line) for line in lines["records/session.jsonl"])
@@ -285,6 +291,7 @@ async def test_the_export_holds_all_but_secrets(home: Place, tmp_path: Path) -> 
     }
     assert b'"digest"' not in text
     assert b'"seed"' not in text
+    assert b'"secret"' not in text
     assert not file.with_name(".out.zip.part").exists()
 
 

@@ -15,7 +15,7 @@ from agent_core.batches.service import Options
 from agent_core.blobs.memory import MemoryBlobs
 from agent_core.engine import keys
 from agent_core.engine.runs import Delivery, Inbound, Run
-from agent_core.errors import ModelBusyError, NotFoundError, SessionBusyError
+from agent_core.errors import ModelBusyError, NotFoundError, SessionBusyError, StoreError
 from agent_core.messages import Message, Principal, ToolCall
 from agent_core.models.scripted import ScriptedModel
 from agent_core.settings import Settings
@@ -30,9 +30,11 @@ ANN = Principal(tenant="acme", user="ann")
 class House:
     """An app with a tool that can be held, and all that it stored."""
 
-    def __init__(self, *script: Any, busy: str = "enqueue", hooks: bool = False) -> None:
+    def __init__(
+        self, *script: Any, busy: str = "enqueue", hooks: bool = False, blobs: MemoryBlobs | None = None
+    ) -> None:
         self.clock = ManualClock()
-        self.store, self.blobs = MemoryStore(self.clock), MemoryBlobs()
+        self.store, self.blobs = MemoryStore(self.clock), blobs or MemoryBlobs()
         self.called, self.hold = asyncio.Event(), asyncio.Event()
 
         @tool
@@ -234,6 +236,33 @@ async def test_a_batch_forgets_the_lines_of_an_erased_session_and_keeps_the_othe
     assert await results_of(house, batch.id) == [before[2]]
     kept = await batches.get(ANN, batch.id)
     assert (kept.lines, kept.done) == (3, 3)
+
+
+class FailingBlobs(MemoryBlobs):
+    """Removes nothing the first time."""
+
+    failures = 1
+
+    async def remove(self, tenant: str, ref: str) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("the disk is gone")
+        await super().remove(tenant, ref)
+
+
+async def test_lines_that_were_not_removed_at_once_are_removed_when_it_is_done_again() -> None:
+    house = House("One", "Two", blobs=FailingBlobs())
+    batches = house.app.batches
+    batch, _ = await batches.submit(ANN, Options(), lines("One", f"Two {CANARY}"))
+    await batches.drain()
+    before = await results_of(house, batch.id)
+    with pytest.raises(StoreError, match="the disk is gone"):
+        await house.app.engine.erase(ANN, "s")
+    assert [one for one in await house.left() if CANARY in one]
+    house.clock.advance(house.app.settings.lease_seconds + 1)
+    await house.app.engine.erase(ANN, "s")
+    assert not [one for one in await house.left() if CANARY in one]
+    assert await results_of(house, batch.id) == before[:1]
 
 
 async def test_segments_of_the_same_bytes_share_a_blob_and_each_keeps_its_own() -> None:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from agent_core.api import problems
 from agent_core.api.answers import json_response
 from agent_core.api.bodies import decode, read_json, read_query, stop_at
-from agent_core.api.principal import principal
+from agent_core.api.principal import caller, principal
 from agent_core.api.schemas import Decision, RunsQuery
 from agent_core.api.service import Service
 from agent_core.api.sse import EventStream, event_frame
@@ -21,7 +21,6 @@ from agent_core.api.views import RunDetail, RunList, RunView, StepView, cost_vie
 from agent_core.engine.events import END
 from agent_core.engine.runs import Run, RunEvent, Step
 from agent_core.errors import AgentError
-from agent_core.security.visitor import Caller
 
 log = logging.getLogger("sampan.api")
 
@@ -65,9 +64,9 @@ async def list_runs(service: Service, request: Request) -> ASGIApp:
 async def get_run(service: Service, request: Request) -> ASGIApp:
     """A run with its journal."""
     run_id = request.path_params["run_id"]
-    caller = principal(request)
-    run = await service.engine.run(caller, run_id)
-    steps = await service.engine.steps(caller, run_id)
+    who, oversees = principal(request), caller(request).oversees
+    run = await service.engine.run(who, run_id, oversees=oversees)
+    steps = await service.engine.steps(who, run_id, oversees=oversees)
     fields = run_fields(run, problems.of_run(run))
     return json_response(RunDetail(**fields, journal=[_step_view(step) for step in steps]))
 
@@ -80,26 +79,27 @@ async def cancel_run(service: Service, request: Request) -> ASGIApp:
 
 async def run_events(service: Service, request: Request) -> ASGIApp:
     """What happens to a run, from its beginning or from behind the last event that the client saw."""
-    caller, run_id = principal(request), request.path_params["run_id"]
-    await service.engine.run(caller, run_id)
+    who, run_id = principal(request), request.path_params["run_id"]
+    await service.engine.run(who, run_id)
     last = request.headers.get("last-event-id", "")
     if last == END:
         # No content tells a browser's EventSource that there is nothing to come back for.
         return Response(status_code=204)
-    events = service.engine.events(caller, run_id, last=last, stop_at=stop_at(request))
+    events = service.engine.events(who, run_id, last=last, stop_at=stop_at(request))
     return EventStream(frames(events, request.scope["request_id"]), service.clock)
 
 
 async def approve_run(service: Service, request: Request) -> ASGIApp:
     """Let a run make the tool call that it asks about."""
     asked = decode(await read_json(request, service.settings), Decision)
-    caller: Caller = request.scope["caller"]
+    who = caller(request)
     run = await service.engine.approve(
-        caller.principal,
+        who.principal,
         request.path_params["run_id"],
         asked.hash,
         code=asked.code,
-        stepped=service.door is not None and service.door.stepup.fresh(caller),
+        stepped=service.door is not None and service.door.stepup.fresh(who),
+        oversees=who.oversees,
     )
     return _taken(run)
 
@@ -107,7 +107,10 @@ async def approve_run(service: Service, request: Request) -> ASGIApp:
 async def deny_run(service: Service, request: Request) -> ASGIApp:
     """Keep a run from the tool call that it asks about."""
     asked = decode(await read_json(request, service.settings), Decision)
-    run = await service.engine.deny(principal(request), request.path_params["run_id"], asked.hash)
+    who = caller(request)
+    run = await service.engine.deny(
+        who.principal, request.path_params["run_id"], asked.hash, oversees=who.oversees
+    )
     return _taken(run)
 
 

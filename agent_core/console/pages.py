@@ -215,8 +215,9 @@ class Console:
 
     def run(self, run_id: str, error: AgentError | None = None) -> Page:
         """One run with its steps, and what it asks a person; and why an answer to that did not count."""
-        run = self._bridge.run(self._engine.run(_principal(), run_id))
-        steps = self._bridge.run(self._engine.steps(_principal(), run_id))
+        oversees = g.caller.oversees
+        run = self._bridge.run(self._engine.run(_principal(), run_id, oversees=oversees))
+        steps = self._bridge.run(self._engine.steps(_principal(), run_id, oversees=oversees))
         if not run.done:
             run = so_far(run, steps)
         now = self._bridge.clock.now()
@@ -229,6 +230,7 @@ class Console:
         page = render_template(
             "run.html",
             run=run,
+            mine=run.principal.user == _principal().user,
             steps=[_step_view(step) for step in steps],
             questions=asked,
             error=error,
@@ -237,20 +239,28 @@ class Console:
         return (page, error.status) if error else page
 
     def decide(self, run_id: str) -> Page:
-        """A person's yes or no to what a run asks; then the conversation, where the run goes on."""
+        """A person's yes or no to what a run asks; then the conversation, where the run goes on, if it is theirs."""
         decision = request.form.get("decision", "")
         if decision not in ("approve", "deny"):
             abort(400)
         who, digest = _principal(), request.form.get("hash", "")
         answer = (
-            self._engine.approve(who, run_id, digest, code=request.form.get("code", "")[:20_000])
+            self._engine.approve(
+                who,
+                run_id,
+                digest,
+                code=request.form.get("code", "")[:20_000],
+                oversees=g.caller.oversees,
+            )
             if decision == "approve"
-            else self._engine.deny(who, run_id, digest)
+            else self._engine.deny(who, run_id, digest, oversees=g.caller.oversees)
         )
         try:
             run = self._bridge.run(answer)
         except (StepUpError, ConflictError) as error:
             return self.run(run_id, error)
+        if run.principal.user != who.user:  # the conversation is theirs alone
+            return redirect(url_for("pages.run", run_id=run.id), 303)
         page = url_for("pages.chat", session_id=run.session_id, run=run.id, _anchor="latest")
         return redirect(page, 303)
 

@@ -387,13 +387,25 @@ class Engine:
     # A person's part
 
     async def approve(
-        self, principal: Principal, run_id: str, digest: str, *, code: str = "", stepped: bool = False
+        self,
+        principal: Principal,
+        run_id: str,
+        digest: str,
+        *,
+        code: str = "",
+        stepped: bool = False,
+        oversees: bool = False,
     ) -> Run:
-        """Say yes to the question with this hash; the run goes on. See `approvals.decide` for what it raises."""
+        """Say yes to the question with this hash; the run goes on. See `approvals.decide` for what it raises.
+
+        Who `oversees` the tenant may answer for people of channels too, as `run` says.
+        """
+        await self.run(principal, run_id, oversees=oversees)
         return await self._decide(principal, run_id, digest, "approved", code, stepped)
 
-    async def deny(self, principal: Principal, run_id: str, digest: str) -> Run:
+    async def deny(self, principal: Principal, run_id: str, digest: str, *, oversees: bool = False) -> Run:
         """Say no to the question with this hash; the run goes on and the model is told."""
+        await self.run(principal, run_id, oversees=oversees)
         return await self._decide(principal, run_id, digest, "denied")
 
     async def _decide(
@@ -405,7 +417,6 @@ class Engine:
         code: str = "",
         stepped: bool = False,
     ) -> Run:
-        self._own(principal, await self.run(principal, run_id))
         run = await decide(self._kit, principal, run_id, digest, status, code, stepped=stepped)
         if not run.asks_at(self._clock.now()):
             await self._wake_soon(run)
@@ -432,25 +443,29 @@ class Engine:
 
     # What is stored
 
-    async def run(self, principal: Principal, run_id: str) -> Run:
-        """A run; raises NotFoundError where there is none for this caller."""
+    async def run(self, principal: Principal, run_id: str, *, oversees: bool = False) -> Run:
+        """A run; raises NotFoundError where there is none for this caller.
+
+        People of channels can't log in: who `oversees` the tenant sees their runs as well, and nobody else's.
+        """
         record = await self._store.get(Key(keys.run(principal.tenant, run_id), keys.RUN))
         if record is None:
             raise NotFoundError(f"there is no run {run_id}")
-        return await whole(self._own(principal, from_record(Run, record.fields)), self._kit.blobs)
+        run = self._own(principal, from_record(Run, record.fields), oversees)
+        return await whole(run, self._kit.blobs)
 
-    async def steps(self, principal: Principal, run_id: str) -> tuple[Step, ...]:
-        """The journal of a run."""
+    async def steps(self, principal: Principal, run_id: str, *, oversees: bool = False) -> tuple[Step, ...]:
+        """The journal of a run, for who may see it."""
         run, steps = await read_run(self._store, principal.tenant, run_id)
-        self._own(principal, run)
+        self._own(principal, run, oversees)
         return steps
 
     async def runs(self, principal: Principal, *, limit: int = 50, before: str = "") -> list[Run]:
         """Ended runs of this caller, newest first; `before` is the id of the last run already seen."""
         return await recent_runs(self._store, self._clock, principal, limit, before)
 
-    def _own(self, principal: Principal, run: Run) -> Run:
-        if run.principal.user != principal.user:
+    def _own(self, principal: Principal, run: Run, oversees: bool = False) -> Run:
+        if run.principal.user != principal.user and not (oversees and run.by_channel):
             raise NotFoundError(f"there is no run {run.id}")
         return run
 

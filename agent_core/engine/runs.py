@@ -155,6 +155,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.id}.{self.retries}" if self.retries else self.id
 
     @property
+    def by_channel(self) -> bool:
+        """Whether who asked is known by a channel alone: such a person's name begins with the channel's."""
+        return self.principal.user.startswith(f"{self.channel}/")
+
+    @property
     def done(self) -> bool:
         """Whether the run has come to its end."""
         return self.status in ("succeeded", "failed", "cancelled")

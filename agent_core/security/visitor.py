@@ -86,6 +86,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         scopes = self.principal.scopes
         return self.owner or scope in scopes or ADMIN in scopes
 
+    @property
+    def oversees(self) -> bool:
+        """Whether the caller sees and answers what the tenant's people of channels, who can't log in, are asked."""
+        return self.may(ADMIN)
+
     def check(self, scope: str) -> None:
         """Raise ScopeError where the caller lacks the scope."""
         if not self.may(scope):

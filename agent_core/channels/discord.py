@@ -1,6 +1,7 @@
 """Discord: slash commands in; the deferred reply becomes the answer, and follow-ups what is longer.
 
-https://docs.discord.com/developers/interactions/receiving-and-responding (a token answers for 15 minutes),
+https://docs.discord.com/developers/interactions/receiving-and-responding (a token answers for 15 minutes; five
+follow-ups where the app is installed by the person and not in the server, then code 40094),
 https://docs.discord.com/developers/resources/message#create-message (2,000 characters; nonce of 25)
 """
 

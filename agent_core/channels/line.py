@@ -1,7 +1,9 @@
 """LINE: messages to an official account in; answers by the reply token, then pushed with a retry key.
 
 https://developers.line.biz/en/reference/messaging-api/ (5,000 UTF-16 units; a reply token serves once, for a minute),
-https://developers.line.biz/en/docs/messaging-api/retrying-api-request/ (a key holds 24 hours; only pushes have one)
+https://developers.line.biz/en/docs/messaging-api/retrying-api-request/ (a key holds 24 hours; only pushes have one),
+https://developers.line.biz/en/docs/messaging-api/use-loading-indicator/ (5 to 60 seconds, between two alone),
+https://developers.line.biz/en/docs/messaging-api/get-quote-tokens/ (a quote token has no end, and holds in its chat alone)
 """
 
 from __future__ import annotations
@@ -87,7 +89,11 @@ class Line(Channel):
             dig(one, "isSelf") is True for one in items_at(message, "mention", "mentionees")
         ):
             return None  # in a group, who speaks to the bot mentions it
-        options = {"reply": text_at(event, "replyToken"), "at": text_at(event, "timestamp")}
+        options = {
+            "reply": text_at(event, "replyToken"),
+            "at": text_at(event, "timestamp"),
+            "quote": text_at(message, "quoteToken") if group else "",
+        }
         return Event(
             id=text_at(event, "webhookEventId"),
             app=bot,
@@ -113,7 +119,12 @@ class Line(Channel):
 
     async def send(self, letter: Letter) -> str:
         """Reply while the token of the message holds, else push; a push that is tried again is the same message."""
-        messages = [{"type": "text", "text": render(letter.text, PLAIN)}]
+        message = {"type": "text", "text": render(letter.text, PLAIN)}
+        if (
+            letter.options.get("quote") and not letter.number
+        ):  # in a group, so that it is seen whom it answers
+            message["quoteToken"] = letter.options["quote"]
+        messages = [message]
         token, at = letter.options.get("reply", ""), letter.options.get("at", "")
         fresh = at.isdecimal() and self.clock.now() - int(at) / 1000 < REPLY_SECONDS
         if self.options.reply and token and fresh and not letter.number:

@@ -6,6 +6,7 @@ https://developers.facebook.com/docs/whatsapp/cloud-api/webhooks, .../reference/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from agent_core.errors import ChannelError, ChannelRefusedError, HandshakeError
 from agent_core.messages import Part, Text
 from agent_core.security.webhook import Webhook
 from agent_core.wire.base import Request, Response, Wire
+
+log = logging.getLogger("sampan.whatsapp")
 
 PASSING = (1, 2, 4, 80007, 130429, 131000, 131016, 131048, 131056, 133004)
 """Codes of too many calls or messages, and of a service that is down for a while."""
@@ -92,13 +95,23 @@ class WhatsApp(Channel):
         return b""
 
     def read(self, hook: Webhook, body: bytes) -> Receipt:
-        """The messages; what became of ours (statuses) is passed over."""
+        """The messages. Of what became of ours (statuses), what was not delivered is logged, the rest passed over."""
         if hook.method == "GET":
             return Receipt(ack=plain(hook.query.get("hub.challenge", "")))
-        return Receipt(events=tuple(self._events(read_object(body))))
-
-    def _events(self, payload: Mapping[str, Any]) -> Iterator[Event]:
+        payload = read_object(body)
         changes = [change for entry in items_at(payload, "entry") for change in items_at(entry, "changes")]
+        for status in (one for change in changes for one in items_at(change, "value", "statuses")):
+            if text_at(status, "status") == "failed":
+                self._log_failed(status)
+        return Receipt(events=tuple(self._events(changes)))
+
+    def _log_failed(self, status: Any) -> None:
+        """WhatsApp may take a message and say afterwards that it did not arrive, as after the 24 hours (131047)."""
+        codes = ", ".join(text_at(error, "code") for error in items_at(status, "errors"))
+        answer = text_at(status, "biz_opaque_callback_data") or text_at(status, "id")
+        log.warning("channel=<%s>, answer=<%s> | not delivered, WhatsApp says %s", self.name, answer, codes)
+
+    def _events(self, changes: list[Any]) -> Iterator[Event]:
         for change in changes:
             number = text_at(change, "value", "metadata", "phone_number_id")
             for message in items_at(change, "value", "messages"):

@@ -29,6 +29,7 @@ from tests.agent_core.channels.services.line import FakeLine
 from tests.agent_core.channels.services.teams import FakeTeams
 from tests.agent_core.channels.services.wechat import FakeWeChat
 from tests.agent_core.channels.services.wecom import FakeWeCom
+from tests.agent_core.channels.services.whatsapp import FakeWhatsApp
 
 NOW = 1_700_000_000.0
 
@@ -370,3 +371,37 @@ async def test_teams_gives_its_token_to_no_other_service(talk: Make) -> None:
     assert home.service.calls == ["GET /keys"]
     [letter] = await home.app.engine.dead(Principal())
     assert "serviceUrl" in letter.reason
+
+
+@pytest.mark.parametrize("talk", [FakeLine], indirect=True)
+async def test_line_quotes_in_a_group_what_the_answer_is_to(talk: Make) -> None:
+    """Once, at the beginning; between two alone there is nothing to tell apart."""
+    home = talk("To all.", "Long. " * 1200, "To one.")
+    for number, group in enumerate(["room", "room", ""]):
+        await home.say("Hi", name=f"1{number}", group=group)
+        await home.settled()
+    quotes = [message["quote"] for message in home.service.messages]
+    assert quotes == ["quote-Croom-10", "quote-Croom-11", "", ""]
+
+
+@pytest.mark.parametrize("talk", [FakeWeCom], indirect=True)
+async def test_wecom_gets_no_more_than_30_messages_a_minute_for_one_person(talk: Make) -> None:
+    """It would drop more without a word, so nothing could be sent again."""
+    home = talk("A sentence of some length. " * 600)
+    await home.say("Tell me")
+    texts = await home.settled()
+    assert len(texts) > 5
+    assert home.clock.now() - NOW >= (len(texts) - 1) * 60 / 30
+
+
+@pytest.mark.parametrize("talk", [FakeWhatsApp], indirect=True)
+async def test_what_whatsapp_did_not_deliver_is_logged(talk: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """It took the message first, so there is no other sign of it; what arrived is no news."""
+    home = talk()
+    failed = {"status": "failed", "biz_opaque_callback_data": "run1/0", "errors": [{"code": 131047}]}
+    for status in ({"status": "delivered", "id": "wamid.1"}, failed):
+        assert (await home.post(home.service.status(status))).status_code == 200
+    [line] = [record.getMessage() for record in caplog.records if record.name == "sampan.whatsapp"]
+    assert "run1/0" in line
+    assert "131047" in line
+    assert await home.settled() == []

@@ -92,7 +92,13 @@ class FakeFeishu(Speaker):
     def press(self, value: str, *, name: str, who: str, group: str, now: float) -> Hook:
         given = next((one for one in self.values.values() if one.get("sampan") == value), {"sampan": value})
         header = {"event_id": name, "event_type": "card.action.trigger", "app_id": "cli_1", "token": WORD}
-        event = {"operator": {"open_id": who}, "action": {"value": given, "tag": "button"}}
+        event = {
+            "operator": {"open_id": who},
+            "token": "c-1",
+            "action": {"value": given, "tag": "button"},
+            "host": "im_message",
+            "context": {"open_message_id": f"om_a{len(self.messages)}", "open_chat_id": group or f"oc_{who}"},
+        }
         return self.signed({"schema": "2.0", "header": header, "event": event}, now)
 
     def signed(self, payload: Any, now: float) -> Hook:

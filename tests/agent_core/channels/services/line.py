@@ -43,7 +43,8 @@ class FakeLine(Speaker):
         message: dict[str, Any] = {"type": "text", "id": name, "text": text}
         if group:
             mention = {"index": 0, "length": 4, "type": "user", "userId": "Ubot", "isSelf": True}
-            message |= {"text": f"@bot {text}", "mention": {"mentionees": [mention]}}
+            quote = {"quoteToken": f"quote-C{group}-{name}"}
+            message |= {"text": f"@bot {text}", "mention": {"mentionees": [mention]}, **quote}
         if file:
             self.files[name] = self.files[file]
             message = {"type": "image", "id": name, "contentProvider": {"type": "line"}}
@@ -78,7 +79,11 @@ class FakeLine(Speaker):
             return Said(value=data, headers={"content-type": kind})
         asked = json.loads(body)
         if path == "/v2/bot/chat/loading/start":
-            return Said(202, {}) if asked["chatId"].startswith("U") else Said(400, {"message": "invalid"})
+            seconds = asked.get("loadingSeconds", 20)
+            right = asked["chatId"].startswith("U") and 5 <= seconds <= 60 and seconds % 5 == 0
+            return Said(202, {}) if right else Said(400, {"message": "invalid"})
+        if not 1 <= len(asked["messages"]) <= 5:
+            return Said(400, {"message": "Size must be between 1 and 5"})
         for message in asked["messages"]:
             if message["type"] != "text" or not 0 < self.size(message["text"]) <= self.limit:
                 return Said(400, {"message": "The request body has 1 error(s)"})
@@ -96,5 +101,11 @@ class FakeLine(Speaker):
         return self._keep(asked["to"], asked, "push")
 
     def _keep(self, where: str, asked: Mapping[str, Any], by: str) -> Said:
-        ids = [self.add(message["text"], where=where, by=by) for message in asked["messages"]]
+        quotes = [message.get("quoteToken", "") for message in asked["messages"]]
+        if any(quote and not quote.startswith(f"quote-{where}-") for quote in quotes):
+            return Said(400, {"message": "Invalid quote token"})
+        ids = [
+            self.add(message["text"], where=where, by=by, quote=quote)
+            for message, quote in zip(asked["messages"], quotes, strict=True)
+        ]
         return Said(value={"sentMessages": [{"id": one} for one in ids]})

@@ -28,10 +28,10 @@ def key() -> RSAKey:
 
 
 class FakeTeams(Speaker):
-    """Knows no message again; changes its own."""
+    """Knows no message again; changes its own. Takes 28 KB, all of a message as JSON in UTF-16."""
 
     kind = "teams"
-    limit = 28 * 1024 // 4
+    limit = 28 * 1024 // 2
 
     def settings(self) -> dict[str, str]:
         return {
@@ -88,7 +88,7 @@ class FakeTeams(Speaker):
         return Hook(json.dumps(activity).encode(), {"authorization": f"Bearer {token}"})
 
     def size(self, text: str) -> int:
-        return len(text.encode("utf-16-le")) // 2
+        return _units(json.dumps(text, ensure_ascii=False))
 
     def reached(self) -> list[str]:
         return [message["where"] for message in self.messages]
@@ -107,7 +107,7 @@ class FakeTeams(Speaker):
         found = _ACTIVITY.fullmatch(path)
         if found is None:
             return Said(404, {"error": {"code": "ServiceError", "message": "Unknown"}})
-        return self._activity(method, unquote(found["where"]), unquote(found["id"] or ""), json.loads(body))
+        return self._activity(method, unquote(found["where"]), unquote(found["id"] or ""), body.decode())
 
     def _token(self, form: Mapping[str, str]) -> Said:
         wanted = {
@@ -120,13 +120,14 @@ class FakeTeams(Speaker):
             return Said(401, {"error": "invalid_client"})
         return Said(value={"token_type": "Bearer", "expires_in": 3599, "access_token": "token-of-the-bot"})
 
-    def _activity(self, method: str, where: str, name: str, asked: Mapping[str, Any]) -> Said:
+    def _activity(self, method: str, where: str, name: str, raw: str) -> Said:
+        asked = json.loads(raw)
         if asked["from"]["id"] != f"28:{APP}":
             return Said(400, {"error": {"code": "BadArgument", "message": "Unknown sender"}})
         if asked["type"] == "typing":
             return Said(201, {"id": "typing"})
         text = asked.get("text", "") or json.dumps(asked.get("attachments"))
-        if asked["type"] != "message" or not 0 < self.size(text) <= self.limit:
+        if asked["type"] != "message" or not text or _units(raw) > self.limit:
             return Said(413, {"error": {"code": "MessageSizeTooBig", "message": "too big"}})
         if method == "PUT":
             self.messages[int(name) - 1].update(text=text, activity=asked)
@@ -134,3 +135,7 @@ class FakeTeams(Speaker):
         if asked["conversation"]["id"] != where or asked["replyToId"] != name:
             return Said(400, {"error": {"code": "BadSyntax", "message": "Activity resulted into multiple"}})
         return Said(201, {"id": self.add(text, where=where, activity=asked)})
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2

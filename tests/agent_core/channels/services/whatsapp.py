@@ -39,11 +39,14 @@ class FakeWhatsApp(Speaker):
             self.files[image["id"]] = self.files[file]
             said = {"type": "image", "image": image}
         message = {"from": PEOPLE[who], "id": f"wamid.{name}", "timestamp": str(int(now)), **said}
-        value = {
-            "messaging_product": "whatsapp",
-            "metadata": {"phone_number_id": NUMBER},
-            "messages": [message],
-        }
+        return self.signed({"messages": [message]})
+
+    def status(self, status: Mapping[str, Any]) -> Hook:
+        """What became of a message."""
+        return self.signed({"statuses": [status]})
+
+    def signed(self, told: Mapping[str, Any]) -> Hook:
+        value = {"messaging_product": "whatsapp", "metadata": {"phone_number_id": NUMBER}, **told}
         change = {"field": "messages", "value": value}
         body = json.dumps(
             {"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [change]}]}

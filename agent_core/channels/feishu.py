@@ -1,8 +1,8 @@
 """Feishu and Lark: messages to a bot in; answers as rich text, in reply, in the thread where there is one.
 
 https://open.feishu.cn/document/server-docs/im-v1/message/events/receive,
-https://open.feishu.cn/document/server-docs/im-v1/message/reply (30 KB; one uuid is one message for an hour; 5 messages a
-second), the shape of a click also by events/im/card_action.go of larksuite/cli,
+https://open.feishu.cn/document/server-docs/im-v1/message/reply (30 KB; one uuid is one message for
+an hour; 5 messages a second); the shape of a click also by events/im/card_action.go of larksuite/cli,
 https://open.feishu.cn/document/server-docs/authentication-management/access-token/tenant_access_token_internal
 """
 

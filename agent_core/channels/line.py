@@ -3,7 +3,7 @@
 https://developers.line.biz/en/reference/messaging-api/ (5,000 UTF-16 units; a reply token serves once, for a minute),
 https://developers.line.biz/en/docs/messaging-api/retrying-api-request/ (a key holds 24 hours; only pushes have one),
 https://developers.line.biz/en/docs/messaging-api/use-loading-indicator/ (5 to 60 seconds, between two alone),
-https://developers.line.biz/en/docs/messaging-api/get-quote-tokens/ (a quote token has no end, and holds in its chat alone)
+https://developers.line.biz/en/docs/messaging-api/get-quote-tokens/, and the models of line-bot-sdk
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 https://learn.microsoft.com/azure/bot-service/rest-api/bot-framework-rest-connector-api-reference,
 .../rest-api/bot-framework-rest-connector-authentication (client credentials),
 https://learn.microsoft.com/microsoftteams/platform/bots/how-to/rate-limit,
-.../format-your-bot-messages (40 KB for all of a message in UTF-16, else 413; its page of limits says 28 KB, which is kept)
+.../format-your-bot-messages (40 KB for all of a message in UTF-16, else 413; others say 28 KB, which is kept)
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from agent_core.wire.base import Wire
 KINDS = {
     "dingtalk": "agent_core.channels.dingtalk:DingTalk",
     "discord": "agent_core.channels.discord:Discord",
+    "email": "agent_core.channels.email:Email",
     "feishu": "agent_core.channels.feishu:Feishu",
     "generic": "agent_core.channels.generic:Generic",
     "github": "agent_core.channels.github:GitHub",

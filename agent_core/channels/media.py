@@ -19,11 +19,11 @@ MAX_BYTES = 20 * 1024 * 1024
 """The largest file that is read."""
 
 
-def media_part(media_type: str, *, ref: str, name: str = "") -> Part:
+def media_part(media_type: str, *, ref: str = "", data: bytes = b"", name: str = "") -> Part:
     """A file by its media type: a picture, a sound, or any other."""
     kinds: dict[str, type[Image | Audio | File]] = {"image": Image, "audio": Audio}
     kind = kinds.get(media_type.partition("/")[0], File)
-    return kind(media_type=media_type or "application/octet-stream", ref=ref, name=name)
+    return kind(media_type=media_type or "application/octet-stream", ref=ref, data=data, name=name)
 
 
 class Fetcher:

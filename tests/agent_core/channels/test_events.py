@@ -39,6 +39,7 @@ ED25519 = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
 OPTIONS = {
     "dingtalk": DINGTALK,
     "discord": {"secret": ED25519},
+    "email": {"topic": "arn:aws:sns:us-east-1:123456789012:mail", "sender": "bot@shop.example"},
     "feishu": {"secret": "test-key", "verification_token": "TOK-TOK-"},
     "generic": {"secret": SLACK_SECRET, "id_field": "data.order"},
     "github": {"secret": SLACK_SECRET},
@@ -55,6 +56,9 @@ OPTIONS = {
 }
 # Made for these events; nobody has its private half any more.
 TEAMS_KEYS = Path(__file__).with_name("teams_keys.json").read_bytes()
+SNS_CERTIFICATE = Path(__file__).with_name("sns_certificate.pem").read_bytes()
+KEYS = {"teams": TEAMS_KEYS, "email": SNS_CERTIFICATE}
+"""What is fetched to verify an event."""
 
 
 class Expected(NamedTuple):
@@ -74,6 +78,7 @@ EXPECTED = {
     "discord": Expected({"type": 5}, QUESTION),
     "discord.event": Expected(b"", JSON_BODY, 204),
     "discord.ping": Expected({"type": 1}),
+    "email": Expected(b"", QUESTION),
     "feishu": Expected({}, CHINESE),
     "feishu.click": Expected({"toast": {"type": "info", "content": NOT_YOURS}}),
     "feishu.card": Expected({}),
@@ -138,7 +143,7 @@ def make_app(kind: str, now: float, **other: str) -> tuple[App, ScriptedModel]:
         ),
         agents=[Agent(name="assistant", model=model)],
         clock=ManualClock(now, jump=True),
-        wire=ScriptedWire([Answer(body=TEAMS_KEYS)] if kind == "teams" else []),
+        wire=ScriptedWire([Answer(body=KEYS[kind])] if kind in KEYS else []),
     )
     return app, model
 
@@ -192,6 +197,10 @@ def spoilt_signature(event: dict[str, Any]) -> dict[str, Any]:
     spoilt["rawQueryString"] = query
     if event["rawPath"].endswith("feishu") and "x-lark-signature" not in event["headers"]:
         spoilt["body"] = spoilt["body"].replace("TOK", "TOC")
+    if event["rawPath"].endswith("email"):  # its signature stands in the body
+        body = json.loads(spoilt["body"])
+        other = "A" if body["Signature"][0] != "A" else "B"
+        spoilt["body"] = json.dumps({**body, "Signature": other + body["Signature"][1:]})
     return spoilt
 
 
@@ -214,7 +223,8 @@ async def test_it_is_refused_if_spoilt(name: str, how: str) -> None:
         answer = await send(app, event, body_of(event), [pair for pair in headers if pair[0] != signed[0]])
     assert answer.status_code in (401, 403), answer.text
     assert answer.json()["type"].startswith("urn:sampan:problem:webhook-")
-    assert len(app.wire.requests) == (kind == "teams" and how == "signature"), "its keys alone are asked for"
+    asked = kind == "email" or (kind == "teams" and how == "signature")
+    assert len(app.wire.requests) == asked, "its keys alone are asked for"
 
 
 async def test_teams_refuses_what_its_token_does_not_cover() -> None:

@@ -159,6 +159,7 @@ def test_what_is_set_up_wrongly_does_not_start(environ: dict[str, str], words: s
 REQUIRED = {
     "dingtalk": {},
     "discord": {},
+    "email": {},
     "feishu": {"verification_token": "token-token"},
     "generic": {},
     "github": {},

@@ -111,8 +111,7 @@ async def test_the_same_webhooks_shuffled_give_one_answer_each(talk: Make) -> No
 
 async def test_an_unsigned_webhook_is_refused(talk: Make) -> None:
     home = talk()
-    hook = home.hook("One?")
-    assert (await home.post(Hook(hook.body, {"content-type": "application/json"}))).status_code == 401
+    assert (await home.post(home.service.unsigned(home.hook("One?")))).status_code == 401
     assert await home.settled() == []
 
 

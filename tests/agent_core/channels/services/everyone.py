@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.agent_core.channels.services import Speaker
 from tests.agent_core.channels.services.dingtalk import FakeDingTalk
 from tests.agent_core.channels.services.discord import FakeDiscord
+from tests.agent_core.channels.services.email import FakeEmail
 from tests.agent_core.channels.services.feishu import FakeFeishu
 from tests.agent_core.channels.services.github import FakeGitHub
 from tests.agent_core.channels.services.line import FakeLine
@@ -27,6 +28,7 @@ SPEAKERS: list[type[Speaker]] = [
     FakeTwilio,
     FakeTeams,
     FakeGitHub,
+    FakeEmail,
     SpeakingSlack,
     SpeakingTelegram,
 ]

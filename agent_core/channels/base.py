@@ -157,14 +157,19 @@ class Channel:
     async def download(self, url: str, what: str, headers: Mapping[str, str] | None = None) -> Blob:
         """The file at an address; raises a ChannelError or WireError.
 
-        Where the service sends us on, we go without `headers`: a token is for the service alone.
+        Where the service sends us on, we go without `headers`, as a token is for the service alone, and only into the
+        public internet: who put the file there may have had a say in where that is.
         """
         answer = await self.wire.send(Request(method="GET", url=url, headers=headers or {}))
         if answer.status in (301, 302, 303, 307, 308):
             there = answer.headers.get("location", "")
             if not there.startswith("https://"):
                 raise ChannelRefusedError(f"{what} lies at no address that can be read")
-            answer = await self.wire.send(Request(method="GET", url=there))
+            # Loaded with the first file that lies elsewhere.
+            from agent_core.security.addresses import CALLBACKS
+            from agent_core.wire.outside import OutsideWire
+
+            answer = await OutsideWire(self.wire, CALLBACKS).send(Request(method="GET", url=there))
         if answer.status != 200:
             raise refused(answer, self.clock.now(), what)
         return Blob(answer.body, answer.headers.get("content-type", "").partition(";")[0])

@@ -173,15 +173,18 @@ class Audit:
         """Put all entries of a tenant that wait into its chain; gives the end of it then."""
         tries = 0
         while True:
-            record = await self._store.get(_place(tenant, _HEAD))
-            head = from_record(Head, record.fields) if record else Head()
+            stored = await self._store.get(_place(tenant, _HEAD))
+            head = from_record(Head, stored.fields) if stored else Head()
             # After the head: what somebody else links meanwhile grows the head, and this write fails.
-            waiting = [found async for found in self._waiting(tenant)]
-            if not waiting:
+            batch: list[Record] = []
+            async for found in self._waiting(tenant):
+                batch.append(found)
+                if len(batch) == _AT_ONCE:
+                    break  # the rest is at the front once these are linked
+            if not batch:
                 return head
-            batch = waiting[:_AT_ONCE]
             after, writes = self._chained(tenant, head, batch)
-            condition = Version(record.version) if record else Absent()
+            condition = Version(stored.version) if stored else Absent()
             try:
                 await self._store.write(
                     Put(_place(tenant, _HEAD), to_record(after), when=(condition,)), *writes
@@ -193,7 +196,7 @@ class Audit:
                 continue
             if len(self._linked) > _REMEMBERED:
                 self._linked.clear()
-            self._linked |= {found.key.sort for found in batch}
+            self._linked |= {record.key.sort for record in batch}
             log.info("tenant=<%s>, head=<%s> | audit log grew by %d", tenant, after.anchor, len(batch))
 
     async def lines(self, tenant: str, *, after: int = 0) -> AsyncIterator[Line]:

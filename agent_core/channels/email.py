@@ -45,7 +45,7 @@ class EmailOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The address that answers come from, `Name <bot@example.com>`, verified in SES; unset, nobody is answered."""
 
     authenticated: bool = True
-    """Whether only mail is read whose sender is proved: DMARC, or DKIM and SPF, as SES found."""
+    """Whether only mail is read whose sender is proved: DMARC, or DKIM and SPF of the domain where it has none."""
 
     access_key_id: str = ""
     """Key id that signs calls of SES; unset, the credentials of the process, such as a function's role."""
@@ -92,12 +92,12 @@ class Email(Channel):
     def read(self, hook: Webhook, body: bytes) -> Receipt:
         """One mail of a person, where SES received it whole and found no harm in it."""
         told = read_object(body)
-        if text_at(told, "notificationType") != "Received" or not self._sound(told):
+        if text_at(told, "notificationType") != "Received":
             return Receipt(ack=acknowledged())
         message = mail.read(self._raw(told))
         who = mail.sender(message)
         own = mail.address(self.options.sender)
-        if not who or who == own or mail.automatic(message):
+        if not who or who == own or mail.automatic(message) or not self._sound(told, who):
             return Receipt(ack=acknowledged())
         root, ids = mail.thread(message)
         options = {
@@ -115,15 +115,21 @@ class Email(Channel):
         )
         return Receipt(events=(event,) if event.parts else (), ack=acknowledged())
 
-    def _sound(self, told: Mapping[str, Any]) -> bool:
-        """Whether SES found neither spam nor a virus, and who it is from proved."""
+    def _sound(self, told: Mapping[str, Any], who: str) -> bool:
+        """Whether SES found neither spam nor a virus, and who it is from proved.
+
+        SPF and DKIM alone prove the domain of the envelope and of whoever signed, which may be a stranger's own: they
+        count where the envelope is of the domain that people see, and never against DMARC.
+        """
 
         def verdict(name: str) -> str:
             return text_at(told, "receipt", f"{name}Verdict", "status")
 
         if "FAIL" in (verdict("spam"), verdict("virus")):
             return False
-        proved = verdict("dmarc") == "PASS" or (verdict("dkim") == "PASS" and verdict("spf") == "PASS")
+        envelope = mail.address(text_at(told, "mail", "source")).rpartition("@")[2]
+        aligned = envelope == who.rpartition("@")[2] and verdict("dkim") == verdict("spf") == "PASS"
+        proved = verdict("dmarc") == "PASS" or (verdict("dmarc") == "GRAY" and aligned)
         return proved or not self.options.authenticated
 
     def _raw(self, told: Mapping[str, Any]) -> bytes:

@@ -19,6 +19,9 @@ from agent_core.messages import Part, Text
 from agent_core.tools.pages import page_text
 
 MOST_FILES = 20
+WHOLE_LINES = policy.SMTP.clone(max_line_length=998)
+"""Headers up to the longest line that SMTP carries: folded earlier, Python encodes a long id, and the thread breaks."""
+
 _IDS = re.compile(r"<[^<>\s]{1,250}>")
 _REPLY = re.compile(
     r"^(?:On .{5,200} wrote:|Am .{5,200} schrieb .{1,200}:|Le .{5,200} a écrit\s?:|El .{5,200} escribió:"
@@ -146,7 +149,7 @@ def answer(letter: Letter, sent_from: str) -> bytes:
     message.set_content(render(letter.text, PLAIN))
     lines = render(letter.text, HTML).replace("\n", "<br>\n")
     message.add_alternative(f"<!doctype html><html><body>{lines}</body></html>", subtype="html")
-    return message.as_bytes()
+    return message.as_bytes(policy=WHOLE_LINES)
 
 
 def _content(body: Any) -> str:

@@ -85,6 +85,7 @@ async def test_machines_and_nobodies_are_not_answered(talk: Make, headers: dict[
         (GOOD, True),
         ({**GOOD, "dmarc": "GRAY"}, True),
         ({**GOOD, "dmarc": "FAIL", "spf": "FAIL"}, False),
+        ({**GOOD, "dmarc": "FAIL"}, False),
         ({**GOOD, "dmarc": "GRAY", "dkim": "GRAY"}, False),
         ({**GOOD, "spam": "FAIL"}, False),
         ({**GOOD, "virus": "FAIL"}, False),
@@ -94,6 +95,24 @@ async def test_machines_and_nobodies_are_not_answered(talk: Make, headers: dict[
 async def test_only_a_proved_sender_is_read(talk: Make, verdicts: dict[str, str], read: bool) -> None:
     home = talk(*(["Hello."] if read else []))
     assert await heard(home, written(), verdicts=verdicts) == (["Where is my order?"] if read else [])
+
+
+@only
+@pytest.mark.parametrize("envelope", ["eve@evil.example", "ada@example.com.evil.example", "", "<>"])
+async def test_a_stranger_with_a_domain_of_their_own_is_nobody_else(talk: Make, envelope: str) -> None:
+    home = talk()
+    assert await heard(home, written(), verdicts={**GOOD, "dmarc": "GRAY"}, envelope=envelope) == []
+
+
+@only
+async def test_a_long_id_stays_as_it_is(talk: Make) -> None:
+    home = talk("Here.")
+    long = f"<{'AM0PR04MB6145' * 6}@eurprd04.prod.outlook.example.com>"
+    raw = written().replace(b"<1@example.com>", long.encode())
+    await heard(home, raw)
+    [sent] = home.service.messages
+    assert f"In-Reply-To: {long}\r\n".encode() in sent["raw"]
+    assert f"References: {long}\r\n".encode() in sent["raw"]
 
 
 @only

@@ -91,11 +91,18 @@ class FakeEmail(Speaker):
         return self.received(message.as_bytes(), name=name, now=now)
 
     def received(
-        self, raw: bytes, *, name: str, now: float, verdicts: Mapping[str, str] = GOOD, plain: bool = False
+        self,
+        raw: bytes,
+        *,
+        name: str,
+        now: float,
+        verdicts: Mapping[str, str] = GOOD,
+        plain: bool = False,
+        envelope: str = "ada@example.com",
     ) -> Hook:
         told = {
             "notificationType": "Received",
-            "mail": {"messageId": f"ses-{name}", "destination": ["bot@shop.example"]},
+            "mail": {"messageId": f"ses-{name}", "source": envelope, "destination": ["bot@shop.example"]},
             "receipt": {
                 "action": {"type": "SNS", "topicArn": TOPIC, "encoding": "UTF-8" if plain else "BASE64"},
                 **{f"{kind}Verdict": {"status": status} for kind, status in verdicts.items()},
@@ -147,13 +154,14 @@ class FakeEmail(Speaker):
         if not re.match(scope, headers.get("authorization", "")):
             return Said(403, {"message": "Missing token"}, {"x-amzn-errortype": "MissingAuthenticationToken"})
         asked = json.loads(body)
-        mail = message_from_bytes(base64.b64decode(asked["Content"]["Raw"]["Data"]), policy=policy.default)
+        raw = base64.b64decode(asked["Content"]["Raw"]["Data"])
+        mail = message_from_bytes(raw, policy=policy.default)
         [to] = asked["Destination"]["ToAddresses"]
         assert mail["To"] == to
         assert mail["From"] == asked["FromEmailAddress"] == "Shop <bot@shop.example>"
         assert mail["Auto-Submitted"] == "auto-replied"
         text = mail.get_body(("plain",)).get_content().replace("\r\n", "\n").rstrip()
-        number = self.add(text, mail=mail, where=f"{to} {mail['References']}")
+        number = self.add(text, mail=mail, raw=raw, where=f"{to} {mail['References']}")
         return Said(200, {"MessageId": number})
 
     def reached(self) -> list[str]:

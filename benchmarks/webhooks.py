@@ -125,8 +125,8 @@ def run(*, quick: bool = False) -> Report:
             "that accepts the message; where somebody was let in by a pairing code, a look at the list of those is one "
             f"call more. Cold is from the start of the process to its first acknowledgement, the best of {COLD}, with "
             "the embedded store; Teams fetches the keys of its tokens then. "
-            "Wall time has the machine's other work in it: of three runs, one beside test suites on both cores had a p99 "
-            "of 145 ms on its slowest channel (Teams), the other two 11 and 18 ms."
+            "Wall time has the machine's other work in it: of three runs, one beside test suites on both cores had a "
+            "p99 of 145 ms on its slowest channel (Teams), the other two 11 and 18 ms."
         ],
     )
 

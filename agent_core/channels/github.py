@@ -34,6 +34,12 @@ SPOKEN = {
 }
 """Events in which somebody says something, and where their words stand."""
 
+PAGE = 100
+"""Comments in one page, the most there are."""
+
+MOST_PAGES = 10
+"""Of comments that one is looked for in; a thousand in three days is more than people write."""
+
 FILES = (".githubusercontent.com", "github.com")
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)#(\d+)")
 _PICTURE = re.compile(r"!\[[^\]]*\]\((https?://[^\s)]+)\)|<img[^>]*\bsrc=\"(https?://[^\"]+)\"[^>]*>")
@@ -157,12 +163,16 @@ class GitHub(Channel):
         latest = "sort=created&direction=desc&" if kind == "pulls" else ""
         # Comments of an issue come oldest first: those of the last days alone, a hundred at once.
         since = self.clock.now() - 3 * 86_400
-        path = f"/repos/{repository}/{kind}/{number}/comments?{latest}per_page=100&since={_stamp(since)}"
-        found = await self._call("GET", path, letter.options)
+        path = f"/repos/{repository}/{kind}/{number}/comments?{latest}per_page={PAGE}&since={_stamp(since)}"
         mark = _mark(letter)
-        for comment in found if isinstance(found, list) else []:
-            if mark in text_at(comment, "body"):
-                return text_at(comment, "id")
+        for page in range(1, MOST_PAGES + 1):
+            answer = await self._call("GET", f"{path}&page={page}", letter.options)
+            found = answer if isinstance(answer, list) else []
+            for comment in found:
+                if mark in text_at(comment, "body"):
+                    return text_at(comment, "id")
+            if len(found) < PAGE:
+                break
         return ""
 
     async def fetch(self, handle: str) -> Blob:

@@ -13,11 +13,13 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from agent_core.app import build_app
-from agent_core.errors import ConfigError
+from agent_core.errors import ConfigError, StoreBusyError
 from agent_core.settings import Settings
+from agent_core.store.memory import MemoryStore
+from agent_core.testing import Fault, FaultyStore, ManualClock
 from tests.agent_core.channels.fakes import Said
 from tests.agent_core.channels.services.github import FakeGitHub
-from tests.agent_core.channels.test_talk_back import Make, talk
+from tests.agent_core.channels.test_talk_back import NOW, Make, talk
 
 __all__ = ["talk"]  # the fixture
 
@@ -120,6 +122,24 @@ async def test_a_limit_may_be_a_403(talk: Make, headers: dict[str, str], seconds
     home.clock.advance(seconds * 2)
     assert (await home.app.engine.sweep()).pushed == 1
     assert home.service.texts == ["Patience."]
+
+
+@pytest.mark.parametrize("talk", [FakeGitHub], indirect=True)
+async def test_a_comment_is_known_again_where_many_were_written(talk: Make) -> None:
+    """The process died before it knew that the comment was there; it stands on the third page."""
+    clock = ManualClock(NOW, jump=True)
+    store = FaultyStore(MemoryStore(clock))
+    home = talk("Only once.", store=store, clock=clock)
+    for number in range(230):
+        home.service.add("Me too.", body="Me too.", issue=1, id=number)
+    store.plan(Fault(4, StoreBusyError("locked"), "write"))
+    await home.say("Hi")
+    await home.settled()
+    store.check_used_up()
+    clock.advance(400)
+    assert (await home.app.engine.sweep()).pushed == 1
+    assert home.service.texts.count("Only once.") == 1
+    assert len([call for call in home.service.calls if call.startswith("GET")]) == 3
 
 
 @pytest.mark.parametrize("talk", [AppGitHub], indirect=True)

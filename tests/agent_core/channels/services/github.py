@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from tests.agent_core.channels.fakes import Said
 from tests.agent_core.channels.services import Hook, Speaker
@@ -74,7 +75,11 @@ class FakeGitHub(Speaker):
         if place is None:
             return Said(404, {"message": "Not Found"})
         if method == "GET":
-            return Said(200, [one for one in self.messages if one["issue"] == int(place[2])])
+            asked = dict(parse_qsl(path.partition("?")[2]))
+            size = min(int(asked.get("per_page", "30")), 100)
+            first = (int(asked.get("page", "1")) - 1) * size
+            there = [one for one in self.messages if one["issue"] == int(place[2])]
+            return Said(200, there[first : first + size])
         words = json.loads(body)["body"]
         if len(words) > self.limit:
             return Said(422, {"message": "Validation Failed", "errors": ["body is too long"]})

@@ -20,7 +20,7 @@ from agent_core.wire.base import Request, Timeouts, Wire
 
 log = logging.getLogger("sampan.hooks")
 
-TIMEOUTS = Timeouts(connect=5.0, first_byte=15.0, between_chunks=5.0, total=20.0)
+TIMEOUTS = Timeouts(connect=5.0, first_byte=15.0, between_chunks=5.0, total=15.0)
 OURS_SECONDS = 60.0
 """How long a notice is the process's that took it; then the sweeper takes that for dead."""
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -32,7 +30,6 @@ from agent_core.wire.retry import retry_after
 
 CERTIFICATE_TIMEOUTS = Timeouts(connect=2.0, first_byte=3.0, between_chunks=3.0, total=5.0)
 MOST_CERTIFICATES = 10
-_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):\d{12}:[A-Za-z0-9_-]{1,256}")
 
 
 class EmailOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,8 +66,8 @@ class Email(Channel):
     def __init__(self, name: str, options: EmailOptions, *, wire: Wire, clock: Clock) -> None:
         super().__init__(name, options, wire=wire, clock=clock)
         self._topics = self.secrets("topic")
-        region = [found[1] for topic in self._topics if (found := _TOPIC.fullmatch(topic))]
-        if len(region) != len(self._topics):
+        region = [sns.region(topic) for topic in self._topics]
+        if not all(region):
             raise ConfigError("the topic is no ARN of SNS, such as arn:aws:sns:eu-west-1:123456789012:mail")
         if options.sender and not mail.address(options.sender):
             raise ConfigError("the sender is no e-mail address")
@@ -82,10 +79,11 @@ class Email(Channel):
     async def verify(self, hook: Webhook) -> bytes:
         """The message of SNS, signed by AWS, of our topic; a new subscription of that is confirmed."""
         message = sns.read(hook)
-        certificate = await self._certificate(message["SigningCertURL"])
-        sns.check(message, certificate, self._topics, self.clock.now())
+        sns.expect(message, self._topics, self.clock.now())
+        certificate = await self._certificate(message["SigningCertURL"], message["TopicArn"])
+        sns.check(message, certificate)
         if message["Type"] == "SubscriptionConfirmation":
-            await self._confirm(message["SubscribeURL"])
+            await self._confirm(message["SubscribeURL"], message["TopicArn"])
             return b"{}"
         return str(message["Message"]).encode()
 
@@ -186,22 +184,24 @@ class Email(Channel):
             self._source = credentials_of(Settings.from_env(), self.wire, self.clock)
         return self._source
 
-    async def _certificate(self, url: str) -> bytes:
+    async def _certificate(self, url: str, topic: str) -> bytes:
         """The certificate at AWS's address, kept: there are few, and each lives for months. Raises SignatureError."""
-        if not sns.is_aws(url, self.options.local) or not urlsplit(url).path.endswith(".pem"):
+        if not sns.is_certificate(url, topic, self.options.local):
             raise SignatureError("the certificate does not lie with SNS")
         if url not in self._certificates:
             answer = await self.wire.send(Request(method="GET", url=url, timeouts=CERTIFICATE_TIMEOUTS))
             if answer.status != 200:
                 raise refused(answer, self.clock.now(), "SNS's certificate")
+            if not sns.loads(answer.body):
+                raise ChannelError("SNS's certificate can't be read")
             if len(self._certificates) >= MOST_CERTIFICATES:
                 self._certificates.clear()
             self._certificates[url] = answer.body
         return self._certificates[url]
 
-    async def _confirm(self, url: str) -> None:
+    async def _confirm(self, url: str, topic: str) -> None:
         """Say yes to the subscription that AWS was asked for."""
-        if not sns.is_aws(url, self.options.local):
+        if not sns.is_api(url, topic, self.options.local):
             raise SignatureError("the subscription is not confirmed at SNS")
         answer = await self.wire.send(Request(method="GET", url=url, timeouts=CERTIFICATE_TIMEOUTS))
         if answer.status != 200:

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent_core.blobs.base import Blob
 from agent_core.channels.base import Channel, Event, Letter, Options, Receipt, attachment, plain
-from agent_core.channels.calls import json_request, lies_with, read_answer, refused
+from agent_core.channels.calls import json_request, read_answer, refused
 from agent_core.channels.media import media_part
 from agent_core.channels.payload import dig, read_json, read_object, text_at
 from agent_core.channels.schemes.hmacs import META, HmacScheme
@@ -40,7 +40,12 @@ PAGE = 100
 MOST_PAGES = 10
 """Of comments that one is looked for in; a thousand in three days is more than people write."""
 
-FILES = (".githubusercontent.com", "github.com")
+_FILES = re.compile(
+    r"https://(?:github\.com/user-attachments/|(?:private-)?user-images\.githubusercontent\.com/)[^\s?#]+(?:\?[^\s#]*)?"
+)
+"""Where GitHub keeps what people put into comments. Anything else there may be somebody's private file, which our token
+opens, and a stranger's comment must not."""
+
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)#(\d+)")
 _PICTURE = re.compile(r"!\[[^\]]*\]\((https?://[^\s)]+)\)|<img[^>]*\bsrc=\"(https?://[^\"]+)\"[^>]*>")
 
@@ -66,6 +71,9 @@ class GitHubOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api: str = "https://api.github.com"
     """Base URL of the REST API."""
 
+    files: str = ""
+    """Base URL that pictures of comments may lie under besides GitHub's own, such as an Enterprise Server's."""
+
 
 class GitHub(Channel):
     """A webhook of GitHub's, and comments on issues and pull requests."""
@@ -86,7 +94,7 @@ class GitHub(Channel):
             raise ConfigError("the app's private key (PEM) is not set, or none")
 
     async def verify(self, hook: Webhook) -> bytes:
-        """The body, signed by GitHub. It signs no time: the id of the delivery is the guard against repetition."""
+        """The body, signed by GitHub. It signs no time: the id of what was said guards against repetition."""
         return self._scheme.verify(hook, self.clock.now())
 
     def read(self, hook: Webhook, body: bytes) -> Receipt:
@@ -125,19 +133,25 @@ class GitHub(Channel):
             words = f"{text_at(payload, place, 'title')}\n\n{words}"
         parts = self._parts(named.sub(" ", words, count=1))
         options = {"installation": text_at(payload, "installation", "id")}
-        if kind == "pull_request_review_comment":
+        # All of this is of the signed body; the event's name and the delivery's id are of headers, which nobody signs.
+        if place == "comment" and "pull_request" in payload:
             options["review"] = text_at(payload, "comment", "in_reply_to_id") or text_at(
                 payload, "comment", "id"
             )
         options = {name: value for name, value in options.items() if value}
-        said = {"parts": parts, "address": event.group, "options": options}
+        said = {
+            "id": f"{event.group}/{place}/{text_at(payload, place, 'id') or event.id}",
+            "parts": parts,
+            "address": event.group,
+            "options": options,
+        }
         told = Event(**{name: getattr(event, name) for name in event.__struct_fields__} | said)
         return Receipt(events=(told,) if parts else ())
 
     def _parts(self, words: str) -> tuple[Part, ...]:
         """The words, and the pictures that were put between them and lie with GitHub."""
         pictures = [one or other for one, other in _PICTURE.findall(words)]
-        ours = [url for url in pictures if lies_with(url, FILES, self.options.api)]
+        ours = [url for url in pictures if self._ours(url)]
         for url in ours:
             words = re.sub(rf"!\[[^\]]*\]\({re.escape(url)}\)|<img[^>]*{re.escape(url)}[^>]*>", "", words)
         found: list[Part] = [Text(words.strip())] if words.strip() else []
@@ -177,10 +191,19 @@ class GitHub(Channel):
 
     async def fetch(self, handle: str) -> Blob:
         """A picture of a comment."""
-        if not lies_with(handle, FILES, self.options.api):
+        if not self._ours(handle):
             raise ChannelRefusedError("the picture does not lie with GitHub")
-        headers = {"authorization": f"Bearer {self.options.token}"} if self.options.token else {}
-        return await self.download(handle, "GitHub's picture", headers)
+        asks = handle.startswith("https://github.com/") or not _FILES.fullmatch(handle)
+        headers = {"authorization": f"Bearer {self.options.token}"} if self.options.token and asks else {}
+        blob = await self.download(handle, "GitHub's picture", headers)
+        if not blob.media_type.startswith("image/"):
+            raise ChannelRefusedError("what lies there is no picture")
+        return blob
+
+    def _ours(self, url: str) -> bool:
+        base = self.options.files
+        plain_path = not re.search(r"/\.{1,2}(?:/|$)|%2e|%2f|\\", url, re.IGNORECASE)
+        return plain_path and (bool(_FILES.fullmatch(url)) or (bool(base) and url.startswith(f"{base}/")))
 
     def _place(self, letter: Letter) -> tuple[str, str]:
         found = _ADDRESS.fullmatch(letter.address)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.utils import parseaddr
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -22,6 +23,12 @@ MOST_FILES = 20
 WHOLE_LINES = policy.SMTP.clone(max_line_length=998)
 """Headers up to the longest line that SMTP carries: folded earlier, Python encodes a long id, and the thread breaks."""
 
+UNREADABLE = (ValueError, TypeError, IndexError, AttributeError, LookupError, RecursionError)
+"""What Python's parser raises on mail that keeps to no rule; ValueError has the errors of encodings in it."""
+
+_MACHINES = re.compile(
+    r"(?:mailer-daemon|postmaster|bounces?|(?:no|do[._-]?not)[._-]?reply)(?:[+=._-].*)?", re.IGNORECASE
+)
 _IDS = re.compile(r"<[^<>\s]{1,250}>")
 _REPLY = re.compile(
     r"^(?:On .{5,200} wrote:|Am .{5,200} schrieb .{1,200}:|Le .{5,200} a écrit\s?:|El .{5,200} escribió:"
@@ -47,7 +54,7 @@ def read(raw: bytes) -> EmailMessage:
     try:
         message = message_from_bytes(raw, policy=policy.default)
         message.get("Subject"), message.get("From")
-    except (ValueError, TypeError, IndexError, AttributeError, LookupError, RecursionError) as error:
+    except UNREADABLE as error:
         raise MalformedError(f"the mail can't be read: {type(error).__name__}") from None
     if not isinstance(message, EmailMessage):
         raise MalformedError("the mail can't be read")
@@ -57,8 +64,8 @@ def read(raw: bytes) -> EmailMessage:
 def header(message: EmailMessage, name: str) -> str:
     """A header's value in one line; "" where there is none, or none that can be read."""
     try:
-        return " ".join(str(message.get(name, "")).split())[:2000]
-    except (ValueError, TypeError, IndexError, AttributeError, LookupError):
+        return _clean(" ".join(str(message.get(name, "")).split())[:2000])
+    except UNREADABLE:
         return ""
 
 
@@ -72,7 +79,7 @@ def sender(message: EmailMessage) -> str:
     """The address that it is from, in small letters; "" where it is not from exactly one."""
     try:
         found = [one.addr_spec for field in message.get_all("From", []) for one in field.addresses]
-    except (ValueError, TypeError, IndexError, AttributeError, LookupError):
+    except UNREADABLE:
         return ""
     return address(found[0]) if len(found) == 1 else ""
 
@@ -86,10 +93,19 @@ def automatic(message: EmailMessage) -> bool:
     return (
         (submitted not in ("", "no"))
         or header(message, "Precedence").lower() in ("bulk", "junk", "list", "auto_reply")
-        or any(message.get(name) is not None for name in ("List-Id", "List-Unsubscribe", "X-Autoreply"))
+        or any(
+            header(message, name) for name in ("List-Id", "List-Unsubscribe", "X-Autoreply", "X-Autorespond")
+        )
         or header(message, "Return-Path") == "<>"
-        or sender(message).partition("@")[0] in ("mailer-daemon", "postmaster", "noreply", "no-reply")
+        or bool({"all", "autoreply", "oof"} & set(re.findall(r"[a-z]+", _suppressed(message))))
+        or message.get_content_type() == "multipart/report"
+        or _MACHINES.fullmatch(sender(message).partition("@")[0]) is not None
     )
+
+
+def _suppressed(message: EmailMessage) -> str:
+    """What Exchange says should not be answered to it by a machine."""
+    return header(message, "X-Auto-Response-Suppress").lower()
 
 
 def thread(message: EmailMessage) -> tuple[str, list[str]]:
@@ -103,20 +119,20 @@ def thread(message: EmailMessage) -> tuple[str, list[str]]:
 def parts(message: EmailMessage) -> tuple[Part, ...]:
     """What was written, what was quoted cut away, and the files."""
     found: list[Part] = []
-    body = message.get_body(preferencelist=("plain", "html"))
+    body = _tried(lambda: message.get_body(preferencelist=("plain", "html")))
     if body is not None:
-        words = _content(body)
+        words = _clean(_content(body))
         if body.get_content_subtype() == "html":
             words = page_text(words, "")
         words = own_words(words)
         if words:
             found.append(Text(words))
-    for file in list(message.iter_attachments())[:MOST_FILES]:
-        data = file.get_payload(decode=True)
+    files: list[Any] = _tried(lambda: list(message.iter_attachments())) or []
+    for file in files[:MOST_FILES]:
+        data = _tried(partial(file.get_payload, decode=True))
         if isinstance(data, bytes) and data:
-            found.append(
-                media_part(file.get_content_type(), data=data, name=(file.get_filename() or "")[:200])
-            )
+            name = _tried(file.get_filename) or ""
+            found.append(media_part(file.get_content_type(), data=data, name=_clean(str(name))[:200]))
     return tuple(found)
 
 
@@ -136,6 +152,7 @@ def answer(letter: Letter, sent_from: str) -> bytes:
     """The answer as MIME: text, and the same as simple HTML, in the thread of the mail it answers."""
     options: Mapping[str, str] = letter.options
     message = EmailMessage(policy=policy.SMTP)
+    text = _clean(letter.text)
     message["From"] = sent_from
     message["To"] = letter.address
     subject = options.get("subject", "")
@@ -146,8 +163,8 @@ def answer(letter: Letter, sent_from: str) -> bytes:
         message["In-Reply-To"] = options["message_id"]
         message["References"] = options.get("references", options["message_id"])
     message["Auto-Submitted"] = "auto-replied"
-    message.set_content(render(letter.text, PLAIN))
-    lines = render(letter.text, HTML).replace("\n", "<br>\n")
+    message.set_content(render(text, PLAIN))
+    lines = render(text, HTML).replace("\n", "<br>\n")
     message.add_alternative(f"<!doctype html><html><body>{lines}</body></html>", subtype="html")
     return message.as_bytes(policy=WHOLE_LINES)
 
@@ -155,6 +172,19 @@ def answer(letter: Letter, sent_from: str) -> bytes:
 def _content(body: Any) -> str:
     try:
         return str(body.get_content())
-    except (LookupError, ValueError, KeyError):  # a charset that nobody knows
-        data = body.get_payload(decode=True)
+    except UNREADABLE:  # a charset that nobody knows
+        data = _tried(partial(body.get_payload, decode=True))
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else ""
+
+
+def _tried(what: Callable[[], Any]) -> Any:
+    """What a part of a mail says; None where it can't be read: that must not lose the rest of it."""
+    try:
+        return what()
+    except UNREADABLE:
+        return None
+
+
+def _clean(text: str) -> str:
+    """Text that can be stored: Python's parser leaves halves of characters where bytes were no text."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "")

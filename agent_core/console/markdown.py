@@ -49,6 +49,10 @@ class _Renderer(RendererHTML):
     def link_open(
         self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: MutableMapping[str, Any]
     ) -> str:
+        if not _may_be_linked(str(tokens[idx].attrGet("href"))):
+            tokens[idx].attrs.pop(
+                "href", None
+            )  # an empty address is not asked about by the library: no link at all
         tokens[idx].attrSet("rel", "noreferrer noopener nofollow")
         tokens[idx].attrSet("target", "_blank")
         return self.renderToken(tokens, idx, options, env)

@@ -25,6 +25,9 @@ from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Pu
 MAX_MERGED = 20
 """Messages that may join one run: all of them end with it in one transaction."""
 
+MAX_CLOSED = 4
+"""Writes that close one message: its run, its inbox and due entries, its outbox entry."""
+
 
 class Closing:
     """Ends the work on the oldest message of a session's inbox, under the lease."""
@@ -52,15 +55,26 @@ class Closing:
         """
         self._view = await read_view(self._kit.store, self._lease.head.partition, 0)
         known = {self._item.run_id, *(item.run_id for _, item in self._merged)}
+        most = await self._most()
         came: list[Message] = []
         for key, item in self._view.inbox:
             if item.run_id in known:
                 continue
-            if item.inbound.agent != self._item.inbound.agent or len(self._merged) == MAX_MERGED:
+            if item.inbound.agent != self._item.inbound.agent or len(self._merged) >= most:
                 break
             self._merged.append((key, item))
             came += item.inbound.messages
         return came
+
+    async def _most(self) -> int:
+        """How many messages may join: what belongs to their ends fits into the one transaction."""
+        told = 0
+        if self._kit.hooks is not None:
+            await self._kit.hooks.look(self._principal.tenant)
+            told = self._kit.hooks.writes_of_run(self._principal.tenant)
+        # The run itself: its end, bill, dead letter, listing and head; it and its letter may be told of.
+        own = MAX_CLOSED + 4 + 2 * told
+        return min(MAX_MERGED, max(0, (MAX_WRITES - own) // (MAX_CLOSED + told)))
 
     async def merged_runs(self, run: Run) -> list[Run]:
         """The runs of the messages that joined this one, at the same end as it."""
@@ -95,11 +109,13 @@ class Closing:
         ending += await self._notices(run, letter)
         joined = await self.merged_runs(run)
         for (key, item), other in zip(self._merged, joined, strict=True):
-            ending += [*self._closed(key, item, other), *await self._notices(other)]
+            ending += self._closed(key, item, other)
         if letter is not None:
             ending.append(Put(keys.dead(run.principal.tenant, run.id), to_record(letter)))
         if head.listed != self._view.head.listed:
             ending.append(self._listing(head))
+        for other in joined:
+            ending += await self._notices(other, room=MAX_WRITES - 1 - len(ending))
         told = [Put(keys.message(self._lease.head.partition, m.seq), to_record(m)) for m in numbered]
         rest = await self._overflow([*told, *journal.writes()], room=MAX_WRITES - 1 - len(ending))
         release = len(self._view.inbox) == 1 + len(self._merged)
@@ -108,8 +124,13 @@ class Closing:
         point("after commit")
         return [run, *joined], released
 
-    async def _notices(self, run: Run, letter: DeadLetter | None = None) -> list[Write]:
-        """What those are told who want to know of it; nothing where webhooks are not on."""
+    async def _notices(
+        self, run: Run, letter: DeadLetter | None = None, *, room: int = MAX_WRITES
+    ) -> list[Write]:
+        """What those are told who want to know of it; nothing where webhooks are not on.
+
+        An endpoint that was added since messages joined the run, and has no `room`, is not told of those.
+        """
         hooks, seconds = self._kit.hooks, self._kit.lease_seconds
         if hooks is None:
             return []
@@ -126,6 +147,7 @@ class Closing:
             found += hooks.notices(
                 run.principal.tenant, "alarm.dead_letter", data, unique=unique, seconds=seconds
             )
+        found = found[: room // 2]
         self.asks += [(due.key, from_record(Due, due.fields)) for _, due in found]
         return [write for pair in found for write in pair]
 
@@ -287,7 +309,7 @@ class Closing:
         Until the commit counts them in the head, messages are not part of the transcript. Nothing that ends a run may
         be among these writes: it counts together with the head, or not at all.
         """
-        while len(writes) > room:
+        while writes and len(writes) > room:
             ahead, writes = writes[: MAX_WRITES - 1], writes[MAX_WRITES - 1 :]
             point("before overflow")
             try:

@@ -40,8 +40,8 @@ class HookPost:
         self._wire = wire
         self._clock = clock
 
-    async def tell(self, key: Key, due: Due) -> None:
-        """Try one notice at one endpoint; for the worker that made it, and for the sweeper."""
+    async def tell(self, key: Key, due: Due) -> bool:
+        """Try one notice at one endpoint, for the worker that made it and for the sweeper; False where that failed."""
         mine = keys.due(
             self._clock.now() + OURS_SECONDS,
             due.tenant,
@@ -54,18 +54,18 @@ class HookPost:
                 Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due))
             )
         except ConditionError:
-            return
+            return True
         notice = await self._notice(due)
         try:
             endpoint = await self._hooks.get(due.tenant, due.push_id)
         except NotFoundError:
             await self._over(due.tenant, mine, notice, "failed", "the endpoint was removed")
-            return
+            return True
         if notice is None or endpoint.disabled:
             await self._over(
                 due.tenant, mine, notice, "failed", f"the endpoint is disabled: {endpoint.disabled}"
             )
-            return
+            return True
         point("before notice")
         status, told, retry_after = await self._sent(endpoint, notice)
         point("after notice")
@@ -73,9 +73,10 @@ class HookPost:
             if endpoint.failing_since:
                 await self._hooks.failing(endpoint, 0.0)
             await self._over(due.tenant, mine, notice, "delivered", told)
-            return
+            return True
         log.warning("endpoint=<%s>, notice=<%s> | not told: %s", endpoint.id, notice.id, told)
         await self._failed(endpoint, mine, notice, status, told, retry_after)
+        return False
 
     async def _failed(
         self, endpoint: Endpoint, mine: Key, notice: Notice, status: int, told: str, retry_after: float
@@ -88,7 +89,8 @@ class HookPost:
         reason = ""
         if status == 410:
             reason = "it answered 410: it wants no more"
-        elif now - since >= PATIENCE_SECONDS:
+        elif now - since >= PATIENCE_SECONDS and now - notice.at >= PATIENCE_SECONDS / 5:
+            # Nobody may have told it anything for days: one failure after them disables nothing.
             reason = f"it has failed for {PATIENCE_SECONDS / 86_400:.0f} days: {told}"
         if reason:
             await self._hooks.disable(endpoint, reason)
@@ -98,11 +100,7 @@ class HookPost:
             return
         seconds = max(SCHEDULE[tries - 1] * (1 + 0.2 * self._clock.random()), retry_after)
         later = msgspec.structs.replace(notice, tries=tries, told=told, next_at=now + seconds)
-        await self._store.write(
-            Delete(mine),
-            due_put(endpoint.tenant, later, now + seconds),
-            Put(place(endpoint.tenant, later), to_record(later), expires_at=now + KEPT_SECONDS),
-        )
+        await self._keep(endpoint.tenant, mine, later, due_put(endpoint.tenant, later, now + seconds))
 
     async def _sent(self, endpoint: Endpoint, notice: Notice) -> tuple[int, str, float]:
         """The status of the answer (0: none came), what it says, and when to come back."""
@@ -138,10 +136,20 @@ class HookPost:
         ended = msgspec.structs.replace(
             notice, status=status, told=told, tries=notice.tries + (status == "delivered"), next_at=0.0
         )
-        await self._store.write(
-            Delete(mine),
-            Put(place(tenant, ended), to_record(ended), expires_at=self._clock.now() + KEPT_SECONDS),
+        await self._keep(tenant, mine, ended)
+
+    async def _keep(self, tenant: str, mine: Key, notice: Notice, *more: Put) -> None:
+        """Store how far a notice is, unless it was erased while it was told: then nothing of it is left."""
+        told = Put(
+            place(tenant, notice),
+            to_record(notice),
+            when=(Equals("id", notice.id),),
+            expires_at=self._clock.now() + KEPT_SECONDS,
         )
+        try:
+            await self._store.write(told, Delete(mine), *more)
+        except ConditionError:
+            await self._store.write(Delete(mine))
 
 
 def _retry_after(text: str) -> float:

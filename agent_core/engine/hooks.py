@@ -135,6 +135,13 @@ class Hooks:
             )
         return found
 
+    def writes_of_run(self, tenant: str) -> int:
+        """How many writes tell of the end of one run at most, as read by `look`."""
+        _, known = self._known.get(tenant, (0.0, []))
+        ends = ("run.succeeded", "run.failed", "run.cancelled")
+        wanted = [sum(one.wants(kind) for one in known) for kind in (*ends, "budget.exceeded")]
+        return 2 * (max(wanted[:-1]) + wanted[-1])
+
     def _notice(
         self, endpoint: Endpoint, kind: str, data: dict[str, Any], unique: str, seconds: float
     ) -> tuple[Put, Put]:
@@ -223,17 +230,14 @@ class Hooks:
         found, version = await self._read(endpoint.tenant, endpoint.id)
         if found.disabled:
             return
-        await self._replace(
-            msgspec.structs.replace(found, disabled=reason),
-            version,
-            self._note("hook.disabled", found, "service"),
-        )
-        await self.alarm(
-            endpoint.tenant,
-            "alarm.hook_disabled",
-            {"endpoint": endpoint.id, "url": endpoint.url, "reason": reason},
-            unique=f"{endpoint.id}.disabled.{version}",
-        )
+        disabled = msgspec.structs.replace(found, disabled=reason)
+        others = [one for one in await self.all(endpoint.tenant) if one.id != endpoint.id]
+        kind = "alarm.hook_disabled"
+        data = {"endpoint": endpoint.id, "url": endpoint.url, "reason": reason}
+        unique = f"{endpoint.id}.disabled.{version}"
+        told = [self._notice(one, kind, data, unique, 0.0) for one in others if one.wants(kind)]
+        writes = [write for pair in told for write in pair]
+        await self._replace(disabled, version, self._note("hook.disabled", found, "service"), *writes)
 
     async def alarm(self, tenant: str, kind: str, data: dict[str, Any], *, unique: str) -> None:
         """Tell of something that no transaction of its own tells of."""
@@ -305,10 +309,10 @@ class Hooks:
             raise NotFoundError(f"there is no endpoint {endpoint_id[:80]!r}; `sampan hooks list` shows them")
         return from_record(Endpoint, record.fields), record.version
 
-    async def _replace(self, endpoint: Endpoint, version: int, note: Put) -> None:
+    async def _replace(self, endpoint: Endpoint, version: int, *more: Put) -> None:
         key = _place(endpoint.tenant, endpoint.id)
         try:
-            await self._store.write(Put(key, to_record(endpoint), when=(Version(version),)), note)
+            await self._store.write(Put(key, to_record(endpoint), when=(Version(version),)), *more)
         except ConditionError:
             raise ConflictError(
                 f"somebody else changed the endpoint {endpoint.id} meanwhile: look again"

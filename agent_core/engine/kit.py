@@ -46,7 +46,7 @@ Fetch = Callable[[Part], Awaitable[Part]]
 Forget = Callable[[Principal, Sequence[Run]], Awaitable[None]]
 """Removes what a higher floor keeps of runs whose session is being erased; SessionBusyError where it can't now."""
 
-DueHandler = Callable[[Key, Due], Awaitable[None]]
+DueHandler = Callable[[Key, Due], Awaitable[object]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from agent_core.engine import keys
 from agent_core.engine.accept import lease_of, take
+from agent_core.engine.hooks import KIND as HOOK
 from agent_core.engine.kit import Kit
 from agent_core.engine.outbox import push_again
 from agent_core.engine.points import point
@@ -25,6 +28,12 @@ MAX_ATTEMPTS = 5
 
 PAGE = 100
 
+MOST_NOTICES = 1000
+"""Webhook notices that one sweep tells of; the others are the next one's."""
+
+ENDPOINTS_AT_ONCE = 10
+
+T = TypeVar("T")
 Wake = Callable[[Principal, str], Awaitable[object]]
 
 
@@ -40,29 +49,61 @@ class Swept(msgspec.Struct, frozen=True):
 async def sweep(kit: Kit, wake: Wake) -> Swept:
     """Look after all that is due; costs one query where nothing is."""
     done = {"resumed": 0, "pushed": 0, "given_up": 0, "others": 0}
-    after = ""
-    while True:
+    notices: dict[tuple[str, str], list[tuple[Key, Due]]] = {}
+    kept = 0
+    after, more = "", True
+    while more:
         page = await kit.store.query(keys.DUE, after=after, limit=PAGE)
         for record in page.records:
             if int(record.key.sort.split("/", 1)[0]) > kit.clock.now() * 1000:
-                return Swept(**done)
-            try:
-                what = await _look_after(kit, wake, record)
-            except StoreError:
-                raise
-            except AgentError as error:  # what can't be looked after must not keep the others waiting
-                log.error("due=<%s> | can't be looked after: %s", record.key.sort, error)
+                more = False
+                break
+            if record.fields.get("kind") == HOOK:
+                # After all the others, as a dead endpoint may take its time to say nothing.
+                due = from_record(Due, record.fields)
+                if kept < MOST_NOTICES:
+                    notices.setdefault((due.tenant, due.push_id), []).append((record.key, due))
+                    kept += 1
                 continue
-            except (
-                Exception
-            ):  # the outermost boundary of an entry: a bug in one must not keep the others waiting
-                log.exception("due=<%s> | can't be looked after", record.key.sort)
-                continue
+            what = await _guarded(record.key, _look_after(kit, wake, record))
             if what:
                 done[what] += 1
         after = page.after
-        if not after:
-            return Swept(**done)
+        more = more and bool(after)
+    done["others"] += await _tell(kit, notices)
+    return Swept(**done)
+
+
+async def _guarded(key: Key, work: Awaitable[T]) -> T | None:
+    """What looking after an entry comes to; None where it can't be: that must not keep the others waiting."""
+    try:
+        return await work
+    except StoreError:
+        raise
+    except AgentError as error:
+        log.error("due=<%s> | can't be looked after: %s", key.sort, error)
+    except Exception:  # the outermost boundary of an entry: a bug in one must not stop the others
+        log.exception("due=<%s> | can't be looked after", key.sort)
+    return None
+
+
+async def _tell(kit: Kit, notices: dict[tuple[str, str], list[tuple[Key, Due]]]) -> int:
+    """Tell endpoints what is due, some at once; one that fails is tried once in a sweep."""
+    handler = kit.due.get(HOOK)
+    if handler is None:
+        return 0
+    places = asyncio.Semaphore(ENDPOINTS_AT_ONCE)
+
+    async def tell(waiting: list[tuple[Key, Due]]) -> int:
+        tried = 0
+        async with places:
+            for key, due in waiting:
+                tried += 1
+                if not await _guarded(key, handler(key, due)):
+                    break
+        return tried
+
+    return sum(await asyncio.gather(*(tell(waiting) for waiting in notices.values())))
 
 
 async def _look_after(kit: Kit, wake: Wake, record: Record) -> str:

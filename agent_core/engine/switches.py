@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -96,7 +97,7 @@ class Switches:
             return []
         await self._hooks.look(switch.tenant)
         data = {"kind": switch.kind, "name": switch.name, "reason": switch.reason, "by": switch.by}
-        unique = f"switch.{switch.kind}.{switch.name}.{switch.at:.3f}"
+        unique = f"switch.{switch.kind}.{quote(switch.name, safe='')}.{switch.at:.3f}"
         found = self._hooks.notices(switch.tenant, "alarm.switch", data, unique=unique)
         return [write for pair in found for write in pair]
 

@@ -7,6 +7,7 @@ import json
 from email.message import EmailMessage
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,11 @@ async def test_an_answer_stands_in_the_thread(talk: Make) -> None:
         {"List_Id": "<news.example.com>"},
         {"Return_Path": "<>"},
         {"From": "MAILER-DAEMON@example.com"},
+        {"From": "do-not-reply@example.com"},
+        {"From": "noreply+1234@example.com"},
+        {"From": "bounces+1234@example.com"},
+        {"X_Auto_Response_Suppress": "DR, AutoReply"},
+        {"X_Autorespond": "yes"},
         {"From": "bot@shop.example"},
         {"From": "nobody"},
         {"From": "ada@example.com, eve@example.com"},
@@ -155,6 +161,10 @@ async def test_what_aws_did_not_sign_is_refused(talk: Make) -> None:
         {"SignatureVersion": "3"},
         {"SigningCertURL": "https://evil.example/x.pem"},
         {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com.evil.example/x.pem"},
+        {"SigningCertURL": "https://sns.s3-us-west-2.amazonaws.com/SimpleNotificationService-1.pem"},
+        {"SigningCertURL": "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-1.pem"},
+        {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com/x.pem"},
+        {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-1.pem?x"},
         {"SigningCertURL": "http://sns.eu-west-1.amazonaws.com/x.pem"},
         {"SigningCertURL": f"{service.url}/x.txt"},
         {"Type": "UnsubscribeConfirmation"},
@@ -217,6 +227,46 @@ def test_a_mail_without_content_says_what_to_set() -> None:
         channel.read(Webhook(), json.dumps({**told, "content": ""}).encode())
 
 
+async def test_nothing_is_fetched_for_what_names_no_topic_of_ours() -> None:
+    from agent_core.channels.email import Email, EmailOptions
+    from agent_core.testing import ManualClock, ScriptedWire
+
+    service = FakeEmail()
+    service.url = "https://sns.eu-west-1.amazonaws.com"
+    wire = ScriptedWire()
+    channel = Email("email", EmailOptions(topic=(TOPIC,)), wire=wire, clock=ManualClock(NOW))
+    for hook in (
+        service.message("Notification", "{}", now=NOW, TopicArn=TOPIC.replace("mail", "evil")),
+        service.message("Notification", "{}", now=NOW - 3601),
+    ):
+        with pytest.raises(SignatureError):
+            await channel.verify(Webhook(body=hook.body))
+    assert wire.requests == []
+
+
+FILE = (
+    b"From: ada@example.com\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    b"--b\r\nContent-Type: text/plain%s\r\n\r\nWhere? \\ud800 \xff\r\n"
+    b"--b\r\nContent-Type: image/png\r\nContent-Disposition: attachment; %s\r\n"
+    b"Content-Transfer-Encoding: base64\r\n\r\niVBORw0KGgo=\r\n--b--\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [b"", *(b"; charset=" + name for name in (b"idna", b"punycode", b"unicode_escape", b"hex", b"x"))],
+)
+@pytest.mark.parametrize(
+    "name", [b"filename=a.png", b"filename*", b"filename*=utf-8''a%00b", b"filename*0*=x"]
+)
+def test_a_part_that_cannot_be_read_does_not_lose_the_others(charset: bytes, name: bytes) -> None:
+    words, picture = mail.parts(mail.read(FILE % (charset, name)))
+    assert isinstance(words, Text)
+    assert words.text.startswith("Where?")
+    assert "\0" not in repr(picture)
+    assert msgspec.json.decode(msgspec.json.encode(words)) is not None
+
+
 @given(st.binary(max_size=400) | st.text(max_size=400).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_are_a_mail_or_refused(raw: bytes) -> None:
     try:
@@ -239,9 +289,10 @@ def test_a_changed_message_is_never_taken(data: st.DataObject) -> None:
 
     async def check(body: bytes) -> dict[str, Any]:
         message = sns.read(Webhook(body=body))
-        if not sns.is_aws(message["SigningCertURL"], service.url):
+        sns.expect(message, (TOPIC,), NOW)
+        if not sns.is_certificate(message["SigningCertURL"], TOPIC, service.url):
             raise SignatureError("elsewhere")
-        sns.check(message, certificate(), (TOPIC,), NOW)
+        sns.check(message, certificate())
         return {
             name: message.get(name)
             for name in ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")

@@ -13,16 +13,20 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from agent_core.app import build_app
-from agent_core.errors import ConfigError, StoreBusyError
+from agent_core.channels.github import GitHub, GitHubOptions
+from agent_core.errors import ChannelRefusedError, ConfigError, StoreBusyError
+from agent_core.messages import Text
 from agent_core.settings import Settings
 from agent_core.store.memory import MemoryStore
-from agent_core.testing import Fault, FaultyStore, ManualClock
+from agent_core.testing import Fault, FaultyStore, ManualClock, ScriptedWire
+from agent_core.wire.scripted import Answer
 from tests.agent_core.channels.fakes import Said
 from tests.agent_core.channels.services.github import FakeGitHub
 from tests.agent_core.channels.test_talk_back import NOW, Make, talk
 
 __all__ = ["talk"]  # the fixture
 
+OPTIONS = GitHubOptions(secret=("It's-a-Secret",), token="t", login="sampan-bot")
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 PEM = KEY.private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
@@ -58,6 +62,52 @@ def quiet() -> Iterator[ExitStack]:
 
 def comment(body: str, **more: Any) -> dict[str, Any]:
     return {"action": "created", "comment": {"id": 5, "body": body, **more}}
+
+
+@pytest.mark.parametrize("talk", [FakeGitHub], indirect=True)
+async def test_headers_are_not_signed_so_what_was_said_is_known_by_its_own_id(talk: Make) -> None:
+    home = talk("Here.")
+    said = comment("@sampan-bot where is it?")
+    for delivery in ("1", "forged"):
+        hook = home.service.event("issue_comment", said, who="ada", delivery=delivery)
+        assert (await home.post(hook)).status_code == 200
+        await home.settled()
+    hook.headers["x-github-event"] = "pull_request_review_comment"
+    await home.post(hook)
+    await home.settled()
+    assert len(home.service.messages) == len(home.heard()) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://raw.githubusercontent.com/octo/private/main/.env",
+        "https://github.com/octo/private/raw/main/.env",
+        "https://github.com/user-attachments/../octo/private/raw/main/.env",
+        "https://github.com/user-attachments/%2e%2e/octo/private/raw/main/.env",
+        "https://api.github.com/user/emails",
+        "https://api.github.com/repos/octo/private/contents/.env",
+        "http://github.com/user-attachments/assets/1",
+        "https://github.com@evil.example/user-attachments/assets/1",
+        "https://github.com.evil.example/user-attachments/assets/1",
+    ],
+)
+async def test_a_comment_does_not_have_our_token_open_private_files(url: str) -> None:
+    wire = ScriptedWire()
+    channel = GitHub("github", OPTIONS, wire=wire, clock=ManualClock(NOW))
+    [part] = channel._parts(f"look ![x]({url})")
+    assert part == Text(f"look ![x]({url})")
+    with pytest.raises(ChannelRefusedError, match="does not lie with GitHub"):
+        await channel.fetch(url)
+    assert wire.requests == []
+
+
+async def test_only_a_picture_is_taken_for_one() -> None:
+    url = "https://github.com/user-attachments/assets/1"
+    wire = ScriptedWire([Answer(headers={"content-type": "text/plain"}, body=b"SECRET=1")])
+    channel = GitHub("github", OPTIONS, wire=wire, clock=ManualClock(NOW))
+    with pytest.raises(ChannelRefusedError, match="no picture"):
+        await channel.fetch(url)
 
 
 @pytest.mark.parametrize("talk", [FakeGitHub], indirect=True)
@@ -97,7 +147,7 @@ async def test_who_names_it_is_answered(
 async def test_a_question_in_a_review_is_answered_in_its_thread(talk: Make) -> None:
     home = talk("Fine.", "Still.")
     pull = {"pull_request": {"number": 9}, "issue": None}
-    for number, more in (("1", {}), ("2", {"in_reply_to_id": 5})):
+    for number, more in (("1", {}), ("2", {"in_reply_to_id": 5, "id": 6})):
         payload = comment("@sampan-bot is this right?", **more) | pull
         await home.post(
             home.service.event("pull_request_review_comment", payload, who="ada", delivery=number)

@@ -111,6 +111,9 @@ def test_any_text_is_rendered(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "[]()",
+        "[x]( )",
+        "[x](<>)",
         "<script>alert(1)</script>",
         "<img src=x onerror=alert(1)>",
         "<a href='javascript:alert(1)'>x</a>",

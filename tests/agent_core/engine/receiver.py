@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ class Got(NamedTuple):
 
 
 class Receiver(ThreadingHTTPServer):
-    """`answers` are (status, headers) for the next requests; then 204."""
+    """`answers` are (status, headers) for the next requests; then 204. `before` is called ahead of each answer."""
 
     daemon_threads = True
 
@@ -27,6 +27,7 @@ class Receiver(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.got: list[Got] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.before: Callable[[], object] = lambda: None
 
     def ids(self) -> list[str]:
         return [one.headers["webhook-id"] for one in self.got]
@@ -39,6 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.got.append(Got(self.path, headers, body))
+        self.server.before()
         status, more = self.server.answers.pop(0) if self.server.answers else (204, {})
         self.send_response(status)
         for name, value in {"Content-Length": "0", **more}.items():

@@ -20,6 +20,7 @@ from standardwebhooks.webhooks import Webhook
 
 from agent_core import Agent, Limits, tool
 from agent_core.app import App, build_app, make_hooks
+from agent_core.engine import keys
 from agent_core.engine.hook_post import PATIENCE_SECONDS
 from agent_core.engine.hooks import MOST, TYPES, Hooks, Notice
 from agent_core.engine.outbox import SCHEDULE
@@ -55,7 +56,7 @@ class House:
     def __init__(self, *script: Any, **options: Any) -> None:
         self.clock = ManualClock(start=datetime.now(UTC).timestamp())  # the standard's library knows no other
         self.store = MemoryStore(self.clock)
-        agent = Agent(name="shop", model=ScriptedModel(script), tools=[pay], **options)
+        agent = Agent(name="shop", model=ScriptedModel(script), **{"tools": [pay], **options})
         settings = Settings(store="memory", auth="off", hooks=True, local_callbacks=True)
         self.app: App = build_app(settings, agents=[agent], store=self.store, clock=self.clock)
         hooks = self.app.engine._kit.hooks
@@ -261,6 +262,118 @@ async def test_one_that_is_dead_holds_up_nobody(receiver: Receiver) -> None:
     await house.say()
     assert [got.path for got in receiver.got] == ["/alive"]
     assert sorted(notice.status for notice in await house.notices()) == ["delivered", "pending"]
+    await house.app.close()
+
+
+@pytest.mark.parametrize("endpoints", [2, MOST])
+async def test_as_many_messages_join_a_run_as_one_transaction_can_tell_of(
+    receiver: Receiver, endpoints: int
+) -> None:
+    called, go = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Slow."""
+        called.set()
+        await go.wait()
+        return "ok"
+
+    house = House(ToolCall("1", "slow", "{}"), *["Done."] * 20, busy="merge", tools=[slow])
+    for number in range(endpoints):
+        await house.add(f"{receiver.url}/{number}")
+    first = asyncio.create_task(house.say("one", session_id="s"))
+    await called.wait()
+    others = [asyncio.create_task(house.say(f"m{number}", session_id="s")) for number in range(12)]
+    inbox = keys.session(ME, "s")
+    while len((await house.store.query(inbox, keys.PENDING)).records) < 13:  # noqa: ASYNC110 # the store has no event
+        await asyncio.sleep(0)
+    go.set()
+    runs = await asyncio.gather(first, *others)
+    assert {run.status for run in runs} == {"succeeded"}
+    assert bool(runs[0].joined) == (endpoints == 2)
+    ends = {notice.id.partition(".")[0] for notice in await house.notices() if notice.type == "run.succeeded"}
+    assert ends == {run.id for run in runs}
+    assert len(await house.notices()) == 13 * endpoints
+    await house.app.close()
+
+
+async def test_what_was_erased_meanwhile_stays_erased(receiver: Receiver) -> None:
+    house = House("Hello.")
+    await house.add(receiver.url)
+    receiver.answers = [(500, {})]
+    await house.say(session_id="s", metadata={"who": CANARY})
+    [notice] = await house.notices()
+
+    async def erase() -> None:
+        await house.app.engine.erase(ME, "s")
+
+    receiver.before = lambda: asyncio.run_coroutine_threadsafe(erase(), loop).result(10)
+    loop = asyncio.get_running_loop()
+    await house.pass_time(10)
+    assert len(receiver.got) == 2
+    assert await house.notices() == []
+    assert notice.body.count(CANARY) == 1
+    await house.app.close()
+
+
+async def test_a_quiet_endpoint_is_not_disabled_by_one_failure(receiver: Receiver) -> None:
+    house = House("Hello.", "Hello.")
+    await house.add(receiver.url)
+    receiver.answers = [(500, {})] * 11
+    await house.say()
+    for seconds in SCHEDULE:
+        await house.pass_time(seconds * 1.3)
+    house.clock.advance(PATIENCE_SECONDS)
+    await house.say()
+    [endpoint] = await house.hooks.all("default")
+    assert endpoint.disabled == ""
+    assert endpoint.failing_since > 0
+    await house.app.close()
+
+
+async def test_that_one_is_disabled_is_told_whatever_crashes(receiver: Receiver) -> None:
+    house = House("Hello.")
+    await house.add(f"{receiver.url}/gone", "run.*")
+    await house.add(f"{receiver.url}/other", "alarm.*")
+    receiver.answers = [(410, {})]
+    store = house.hooks._store
+    house.hooks._store = counting = CountingStore(store)
+    await house.say()
+    # One write disables it and makes the notice (the other says that it fails): a crash finds nothing between them.
+    assert counting.trips["write"] == 2
+    await house.pass_time(1)
+    assert [got.path for got in receiver.got] == ["/gone", "/other"]
+    await house.app.close()
+
+
+async def test_a_switch_of_any_name_is_told(receiver: Receiver) -> None:
+    house = House("Hello.")
+    await house.add(receiver.url)
+    switch = Switch(
+        tenant="default", kind="tool", name="überweisen\n", reason="r", by="ann", at=house.clock.now()
+    )
+    await house.app.engine._kit.switches.throw(switch)
+    await house.pass_time(1)
+    assert [json.loads(got.body)["data"]["name"] for got in receiver.got] == ["überweisen\n"]
+    await house.app.close()
+
+
+async def test_a_sweep_tries_a_dead_endpoint_once_and_after_all_else(receiver: Receiver) -> None:
+    house = House(*["Hello."] * 6)
+    with receiving() as dead:
+        address = dead.url
+        await house.add(f"{address}/dead", "run.*")
+        dead.answers = [(500, {})] * 99
+        for _ in range(5):
+            await house.say()
+        tried = len(dead.got)
+        await house.add(f"{receiver.url}/alive", "run.*")
+        house.clock.advance(6)
+        await house.say()
+        again = len(dead.got)
+        await house.app.sweep()
+        assert (tried, again - tried, len(dead.got) - again) == (5, 1, 1)
+    assert len(receiver.got) == 1
     await house.app.close()
 
 

@@ -32,7 +32,13 @@ class FakeGitHub(Speaker):
         self.tokens = {self.TOKEN}
 
     def settings(self) -> dict[str, str]:
-        return {"secret": SECRET, "token": self.TOKEN, "login": "sampan-bot", "api": self.url}
+        return {
+            "secret": SECRET,
+            "token": self.TOKEN,
+            "login": "sampan-bot",
+            "api": self.url,
+            "files": f"{self.url}/files",
+        }
 
     def hook(self, text: str, *, name: str, who: str, group: str, file: str, now: float) -> Hook:
         picture = f"\n![a picture]({self.url}/files/{file})" if file else ""

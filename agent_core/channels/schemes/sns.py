@@ -118,6 +118,7 @@ def check(message: Mapping[str, Any], certificate: bytes) -> None:
 
 def loads(certificate: bytes) -> bool:
     """Whether this is a certificate (PEM)."""
+    # Loaded with the first message: other channels need none of it.
     from cryptography import x509
 
     try:

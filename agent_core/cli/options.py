@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from typing import Annotated
 
 import typer
@@ -24,4 +25,12 @@ Limit = Annotated[int, typer.Option(min=1, max=200, help="How many at most.")]
 
 def operator() -> str:
     """Who is at the keyboard, for the audit log: a user of this machine, not of the service."""
-    return f"cli/{getpass.getuser()}"
+    try:
+        import pwd  # here, as Windows has none
+    except ImportError:
+        return f"cli/{getpass.getuser()}"
+    try:
+        # Not getpass: that believes the environment, which says what one likes.
+        return f"cli/{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:  # a container's user without a name
+        return f"cli/{os.getuid()}"

@@ -27,8 +27,8 @@ from agent_core.costs.ledger import Ledger
 from agent_core.engine import keys
 from agent_core.engine.reading import bill_so_far
 from agent_core.engine.runs import Run
-from agent_core.engine.switches import CACHE_SECONDS, Switch, Switches
-from agent_core.errors import ConditionError
+from agent_core.engine.switches import CACHE_SECONDS, EVERY_TENANT, Switch, Switches
+from agent_core.errors import ConditionError, InputError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.security import audit
 from agent_core.store.base import Absent, Delete, Key, Put, Record, WholeStore, Write, quoted
@@ -39,6 +39,10 @@ VERSION = 1
 REASON = "its data is being erased"
 
 _ERASING = "erasing"
+
+_OWNED = {"key": "key", "login": "login", "socket": "connection"}
+"""Partitions that no tenant's name begins, by their sort key: their records say themselves whose they are."""
+
 _AT_ONCE = 50
 _SECRET = {"digest", "old_digest", "seed", "secret", "old_secret"}
 """Fields of keys, factors and endpoints that nobody needs a copy of."""
@@ -112,6 +116,7 @@ class Tenants:
 
         Begun again after a crash it goes on. Meanwhile the tenant is stopped: its runs end, messages are refused.
         """
+        _check_name(tenant)
         erasure = await self._begun(tenant, by)
         switches = Switches(self._store, self._clock)
         await switches.throw(Switch(kind="tenant", tenant=tenant, reason=REASON, by=by, at=self._clock.now()))
@@ -140,6 +145,7 @@ class Tenants:
 
         What is written meanwhile may be in it or not. Hashes of keys and seeds of second factors are left out.
         """
+        _check_name(tenant)
         counts: Counter[str] = Counter()
         digests: dict[str, str] = {}
         blobs = 0
@@ -195,7 +201,7 @@ class Tenants:
         """Let the tenant go again, and write down that it was erased: where the log is gone, in that of all tenants."""
         await self._store.write(
             Delete(Key(_ERASING, quoted(tenant))),
-            Delete(Key("switches", f"{quoted(tenant)}/tenant/")),
+            Delete(_stop(tenant)),
             audit.entry(
                 self._clock, "*" if log_too else tenant, "tenant.erased", by=by, subject=_mark(tenant)
             ),
@@ -207,15 +213,19 @@ class Tenants:
         doomed: list[Write] = []
         async for record in self._records(erasure.tenant):
             kind = kind_of(record.key)
-            if kind == "switches" or (kind == "audit" and not log_too):
-                continue
+            if record.key == _stop(erasure.tenant) or (kind == "audit" and not log_too):
+                continue  # what stops the tenant goes last, with the erasure itself
             if kind == "ledger":
                 entry = from_record(Ledger, record.fields)
                 if not entry.erased:
                     await self._store.write(*_nameless(record.key, entry, erasure.salt))
                     renamed += 1
                 continue
-            if record.key.sort == keys.RUN and not (run := from_record(Run, record.fields)).done:
+            if (
+                kind == "run"
+                and record.key.sort == keys.RUN
+                and not (run := from_record(Run, record.fields)).done
+            ):
                 # It never came to its end, at which what it cost is written down.
                 bill = await bill_so_far(self._store, run)
                 place = keys.ledger(run.principal.tenant, run.created_at, run.id)
@@ -245,6 +255,15 @@ class Tenants:
                 return
 
 
+def _stop(tenant: str) -> Key:
+    return Key("switches", f"{quoted(tenant)}/tenant/")
+
+
+def _check_name(tenant: str) -> None:
+    if tenant in ("", EVERY_TENANT):
+        raise InputError(f"{tenant!r} is no tenant: name one", field="tenant")
+
+
 def belongs(record: Record, tenant: str) -> bool:
     """Whether a record is of this tenant: by its partition, its sort key, or what it says itself."""
     own = quoted(tenant)
@@ -252,10 +271,9 @@ def belongs(record: Record, tenant: str) -> bool:
     if record.key.partition in ("due", "switches", _ERASING):
         parts = record.key.sort.split("/")
         return (parts[1] if record.key.partition == "due" else parts[0]) == own and head != _ERASING
-    if slash and head in ("key", "login", "socket") and record.key.partition.count("/") == 1:
+    if slash and record.key.partition.count("/") == 1 and record.key.sort == _OWNED.get(head):
         owner: Mapping[str, Any] = record.fields.get("principal", record.fields)
-        if owner.get("tenant", Principal().tenant) == tenant:
-            return True
+        return bool(owner.get("tenant", Principal().tenant) == tenant)
     return bool(slash) and head == own
 
 
@@ -264,7 +282,7 @@ def kind_of(key: Key) -> str:
     head, slash, rest = key.partition.partition("/")
     if not slash:
         return "audit" if head == "due" and key.sort.endswith(f"/{audit.KIND}") else head
-    if head in ("key", "login", "socket") and "/" not in rest and key.sort in ("key", "login", "connection"):
+    if "/" not in rest and key.sort == _OWNED.get(head):
         return head
     return rest.partition("/")[0]
 

@@ -217,7 +217,8 @@ class Audit:
         number, last, unsigned = 0, "", 0
         problems: list[str] = []
         wanted, _, mark = anchor.partition(":")
-        seen = not anchor
+        seen = anchor in ("", "0:")
+        vouched = int(wanted) if wanted.isdigit() else 0  # the anchor stands for these lines, signed or not
         async for record in self._records(tenant, 0):
             fields, name = record.fields, record.key.sort.removeprefix(_LINE).lstrip("0")
             expected = number + 1
@@ -230,6 +231,10 @@ class Audit:
                     f"line {number} does not follow line {number - 1}: one of the two was changed"
                 )
             problems += self._faults(number, tenant, fields)
+            if self._keys and not fields.get("signed") and number > vouched:
+                problems.append(
+                    f"line {number} is not signed, though {SETTING} is set: anybody could have written it"
+                )
             unsigned += not fields.get("signed")
             last = str(fields.get("hash", ""))
             if str(number) == wanted:

@@ -26,7 +26,7 @@ CHALLENGE_SECONDS = 300.0
 MOST = 20
 """Passkeys of one user."""
 
-_CHALLENGE = "challenge/"
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 _WRONG = "this passkey did not sign what it was asked to, or too late: try again"
 
 
@@ -115,7 +115,7 @@ class Passkeys:
                 expected_origin=asked.origin,
                 require_user_verification=True,
             )
-        except (WebAuthnException, ValueError, KeyError, TypeError) as error:
+        except (WebAuthnException, *_UNREADABLE) as error:
             raise StepUpError(_WRONG) from error
         passkey = Passkey(
             id=_text(verified.credential_id),
@@ -174,7 +174,7 @@ class Passkeys:
                 credential_current_sign_count=passkey.used,
                 require_user_verification=True,
             )
-        except (WebAuthnException, ValueError, KeyError, TypeError) as error:
+        except (WebAuthnException, *_UNREADABLE) as error:
             await self._refused(who)
             raise StepUpError(_WRONG) from error
         after = msgspec.structs.replace(passkey, used=verified.new_sign_count, used_at=self._clock.now())
@@ -185,13 +185,14 @@ class Passkeys:
 
     async def list(self, who: Principal) -> list[Passkey]:
         """A user's passkeys, oldest first."""
-        page = await self._store.query(_partition(who), f"{quoted(who.user)}/", limit=1000)
-        found = [
-            from_record(Passkey, record.fields)
-            for record in page.records
-            if not record.key.sort.removeprefix(f"{quoted(who.user)}/").startswith(_CHALLENGE)
-        ]
-        return sorted(found, key=lambda one: one.made_at)
+        found: list[Passkey] = []
+        after = ""
+        while True:
+            page = await self._store.query(_partition(who), f"{quoted(who.user)}/", after=after, limit=1000)
+            found += [from_record(Passkey, record.fields) for record in page.records]
+            after = page.after
+            if not after:
+                return sorted(found, key=lambda one: one.made_at)
 
     async def remove(self, who: Principal, passkey_id: str, *, by: str = "") -> None:
         """Take one away; raises NotFoundError."""
@@ -211,7 +212,7 @@ class Passkeys:
     async def _ask(self, who: Principal, site: Site, subject: str) -> bytes:
         challenge = os.urandom(32)
         asked = Challenge(subject=subject, site=site.id, origin=site.origin)
-        key = _place(who, f"{_CHALLENGE}{_text(challenge)}")
+        key = _asked_place(who, challenge)
         await self._store.write(Put(key, to_record(asked), expires_at=self._clock.now() + CHALLENGE_SECONDS))
         return challenge
 
@@ -223,7 +224,7 @@ class Passkeys:
             shown = msgspec.json.decode(credential, type=dict[str, Any])
             client = msgspec.json.decode(_bytes(shown["response"]["clientDataJSON"]), type=dict[str, Any])
             challenge = str(client["challenge"])
-            key = _place(who, f"{_CHALLENGE}{_text(_bytes(challenge))}")
+            key = _asked_place(who, _bytes(challenge))
         except (msgspec.DecodeError, ValueError, KeyError, TypeError) as error:
             raise StepUpError(_WRONG) from error
         record = await self._store.get(key)
@@ -250,6 +251,11 @@ def _partition(who: Principal) -> str:
 
 def _place(who: Principal, name: str) -> Key:
     return Key(_partition(who), f"{quoted(who.user)}/{name[:500]}")
+
+
+def _asked_place(who: Principal, challenge: bytes) -> Key:
+    # Not among the passkeys: anybody with a login makes as many of these as they like.
+    return Key(f"{quoted(who.tenant)}/challenge", f"{quoted(who.user)}/{_text(challenge)}")
 
 
 def _text(data: bytes) -> str:

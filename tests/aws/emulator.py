@@ -85,6 +85,7 @@ class Emulator:
             "content-type": "application/x-amz-json-1.0",
             "authorization": f"AWS4-HMAC-SHA256 Credential=testing/20250101/{REGION}/{service}/aws4_request",
         }
+        self._control.close()  # an emulator closes what was quiet for a while, in the moment it is used again
         self._control.request("POST", "/", json.dumps(request), headers)
         answer = self._control.getresponse()
         body = answer.read()
@@ -95,6 +96,7 @@ class Emulator:
     def put(self, path: str) -> None:
         """A PUT to S3."""
         headers = {"authorization": f"AWS4-HMAC-SHA256 Credential=testing/20250101/{REGION}/s3/aws4_request"}
+        self._control.close()
         self._control.request("PUT", path, headers=headers)
         answer = self._control.getresponse()
         body = answer.read()

@@ -29,14 +29,15 @@ from agent_core.channels.guests import Guest, _guest
 from agent_core.engine import keys
 from agent_core.engine.hooks import Hooks
 from agent_core.engine.runs import Delivery, Inbound
-from agent_core.engine.switches import CACHE_SECONDS
+from agent_core.engine.switches import CACHE_SECONDS, Switch, Switches
 from agent_core.engine.tenant import Tenants, belongs, kind_of
-from agent_core.errors import AgentError, KilledError
+from agent_core.errors import AgentError, InputError, KilledError
 from agent_core.messages import Message, Principal, Text, ToolCall, to_record
 from agent_core.models.scripted import ScriptedModel
 from agent_core.queues.base import Entry
 from agent_core.queues.sqlite import SqliteQueue
 from agent_core.security.addresses import CALLBACKS
+from agent_core.security.keys import Keys
 from agent_core.security.seal import Seal
 from agent_core.security.totp import Factors
 from agent_core.settings import Settings
@@ -293,6 +294,40 @@ async def test_the_export_holds_all_but_secrets(home: Place, tmp_path: Path) -> 
     assert b'"seed"' not in text
     assert b'"secret"' not in text
     assert not file.with_name(".out.zip.part").exists()
+
+
+@pytest.mark.parametrize("name", ["key", "login", "socket", "default", "run"])
+async def test_tenants_with_the_names_of_partitions_are_tenants_like_others(
+    tmp_path: Path, name: str
+) -> None:
+    clock = ManualClock(jump=True)
+    store, blobs = MemoryStore(clock), MemoryBlobs()
+    keyring = Keys(store, clock)
+    _, token = await keyring.create(principal=BOB, by="root")
+    _, own = await keyring.create(principal=Principal(tenant=name, user="run"), by="root")
+    await Factors(store, Seal(SEAL), clock).add(Principal(tenant=name, user="run"), by="root")
+    switches = Switches(store, clock)
+    await switches.throw(
+        Switch(tenant=name, kind="tool", name="pay", reason=CANARY, by="ann", at=clock.now())
+    )
+    await Tenants(store, blobs, clock).erase(name, by="root", log_too=True)
+    left = [record async for record in Tenants(store, blobs, clock)._records(name)]
+    assert left == []
+    found = json.dumps([[*record.key, record.fields] for record in (await store.scan()).records])
+    assert CANARY not in found
+    kept = await keyring.find(token)
+    assert kept is not None
+    assert (kept.principal.tenant, kept.principal.user) == (BOB.tenant, BOB.user)
+    assert await keyring.find(own) is None
+
+
+@pytest.mark.parametrize("name", ["", "*"])
+async def test_all_tenants_at_once_are_none(tmp_path: Path, name: str) -> None:
+    clock = ManualClock(jump=True)
+    store = MemoryStore(clock)
+    with pytest.raises(InputError, match="name one"):
+        await Tenants(store, MemoryBlobs(), clock).erase(name, by="root")
+    assert list((await store.scan()).records) == []
 
 
 async def test_meanwhile_the_tenant_is_stopped(tmp_path: Path) -> None:

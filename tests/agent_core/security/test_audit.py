@@ -211,7 +211,8 @@ async def test_a_log_that_was_written_anew_is_found_by_its_anchor_or_its_key(clo
         await acts(forged, clock, 8)
         await Audit(forged, clock).link("acme")
         verdict = await Audit(forged, clock, keys).verify("acme", anchor)
-        assert verdict.problems == ["line 5 is not the one that the anchor names"]
+        assert "line 5 is not the one that the anchor names" in verdict.problems
+        assert len(verdict.problems) == (4 if keys else 1)  # the anchor vouches for no line behind it
         assert verdict.unsigned == 8
     short = MemoryStore(clock)
     await acts(short, clock, 2)
@@ -223,18 +224,33 @@ async def test_signed_lines_need_the_key_and_keys_are_changed(clock: ManualClock
     store = MemoryStore(clock)
     other = SIGNING[::-1]
     await acts(store, clock, 2)
-    await Audit(store, clock).link("acme")
+    early = await Audit(store, clock).verify("acme")
     await acts(store, clock, 2)
     await Audit(store, clock, SIGNING).link("acme")
     await acts(store, clock, 2)
     await Audit(store, clock, f"{other} {SIGNING}").link("acme")
     verdict = await Audit(store, clock, f"{other} {SIGNING}").verify("acme")
-    assert (verdict.lines, verdict.unsigned, verdict.problems) == (6, 2, [])
+    assert (verdict.lines, verdict.unsigned) == (6, 2)
+    assert [problem.partition(",")[0] for problem in verdict.problems] == [
+        "line 1 is not signed",
+        "line 2 is not signed",
+    ]
+    assert (await Audit(store, clock, f"{other} {SIGNING}").verify("acme", early.head)).problems == []
     unknown = (await Audit(store, clock, other).verify("acme")).problems
-    assert len(unknown) == 2
-    assert "can't be checked" in unknown[0]
+    assert len([problem for problem in unknown if "can't be checked" in problem]) == 2
     with pytest.raises(ConfigError, match="32 characters"):
         Audit(store, clock, "short")
+
+
+async def test_a_signed_log_is_not_written_anew_without_the_key(clock: ManualClock) -> None:
+    store, forged = MemoryStore(clock), MemoryStore(clock)
+    await acts(store, clock, 3)
+    assert (await Audit(store, clock, SIGNING).verify("acme")).problems == []
+    await acts(forged, clock, 3)
+    assert (await Audit(forged, clock).verify("acme")).problems == []
+    assert len((await Audit(forged, clock, SIGNING).verify("acme")).problems) == 3
+    empty = await Audit(MemoryStore(clock), clock).verify("acme")
+    assert (await Audit(MemoryStore(clock), clock).verify("acme", empty.head)).problems == []
 
 
 async def test_a_line_in_the_file_itself(clock: ManualClock, tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ async def test_a_new_one_must_be_what_was_asked_for(clock: ManualClock) -> None:
     assert await passkeys.list(ADA) == []
 
 
+async def test_many_challenges_hide_no_passkey(clock: ManualClock) -> None:
+    """Whoever has a login may ask as often as they like; it must not look then as if there were no factor."""
+    store = MemoryStore(clock)
+    passkeys = Passkeys(store, clock)
+    for _ in range(MOST):
+        await registered(passkeys)
+    for _ in range(1100):
+        await passkeys._ask(ADA, SITE, "pay")
+    assert len(await passkeys.list(ADA)) == MOST
+
+
 async def test_there_are_not_too_many(clock: ManualClock) -> None:
     passkeys = Passkeys(MemoryStore(clock), clock)
     for _ in range(MOST):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -48,23 +48,26 @@ class Closing:
         fields = {"summary": summary, "covered": covered, "sources": list(sources)}
         self._summary = fields if covered else {}
 
-    async def join(self) -> list[Message]:
-        """The messages that came since the session was read last; they become part of this run.
+    async def join(self, only: Collection[str] | None = None) -> tuple[tuple[str, ...], list[Message]]:
+        """The messages that came since the session was read last, and their runs; they become part of this run.
 
-        Messages for other agents, and those behind them, keep waiting, and so do more than one run may take.
+        Messages for other agents, and those behind them, keep waiting, and so do more than one run may take. `only`
+        are the runs whose messages joined in an earlier attempt: they join again, and no others.
         """
         self._view = await read_view(self._kit.store, self._lease.head.partition, 0)
         known = {self._item.run_id, *(item.run_id for _, item in self._merged)}
-        most = await self._most()
+        most = await self._most() if only is None else 0
+        runs: list[str] = []
         came: list[Message] = []
         for key, item in self._view.inbox:
-            if item.run_id in known:
+            if item.run_id in known or (only is not None and item.run_id not in only):
                 continue
-            if item.inbound.agent != self._item.inbound.agent or len(self._merged) >= most:
+            if only is None and (item.inbound.agent != self._item.inbound.agent or len(self._merged) >= most):
                 break
             self._merged.append((key, item))
+            runs.append(item.run_id)
             came += item.inbound.messages
-        return came
+        return tuple(runs), came
 
     async def _most(self) -> int:
         """How many messages may join: what belongs to their ends fits into the one transaction."""

@@ -128,9 +128,9 @@ def _spot(attempt: Attempt, call: ToolCall) -> Spot:
     if stored is not None and not stored.input and not same_call(stored.call, call):
         stored = None  # an older Sampan's, and of another call, unless a plugin made it that: see _recorded
     key = f"{attempt.run.id}-{ordinal}"
-    if not journal.old:
-        key = f"{key}-{hashlib.sha256(f'{call.name} {canonical(call.arguments)}'.encode()).hexdigest()[:12]}"
     if stored is None:
+        if journal.at(TOOL, place):  # another call was made here, under that key
+            key = f"{key}-{hashlib.sha256(input.encode()).hexdigest()[:12]}"
         attempt.number = journal.take_number(attempt.number, TOOL, place)
         return Spot(attempt.number, place, ordinal, input, key, call)
     journal.use(stored)

@@ -18,7 +18,7 @@ from agent_core.engine.points import point
 from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.engine.view import View, read_view
-from agent_core.errors import ConditionError, LeaseLostError
+from agent_core.errors import ConditionError, LeaseLostError, StoreError
 from agent_core.messages import Message, Part, Principal, Text, from_record, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Put, Update, Write
 
@@ -106,7 +106,17 @@ class Closing:
 
         Raises LeaseLostError where another worker took over: nothing was written then.
         """
-        run = msgspec.structs.replace(run, joined=(*run.joined, *(item.run_id for _, item in self._merged)))
+        try:
+            return await self._committed(run, messages, journal, letter)
+        except StoreError as error:
+            await journal.rescue(error)
+            raise
+
+    async def _committed(
+        self, run: Run, messages: Sequence[Message], journal: Journal, letter: DeadLetter | None
+    ) -> tuple[list[Run], bool]:
+        merged = (item.run_id for _, item in self._merged)
+        run = msgspec.structs.replace(run, joined=tuple(dict.fromkeys((*run.joined, *merged))))
         head, run, numbered = self._numbered(run, messages)
         ending = self._ending(run, journal)
         ending += await self._notices(run, letter)

@@ -16,11 +16,11 @@ from agent_core.engine.runs import Run, Step
 from agent_core.engine.steps import MODEL, TOOL, placed, same_call
 from agent_core.engine.switches import Switches
 from agent_core.errors import (
-    AgentError,
     CancelledError,
     ConditionError,
     InterruptedByMessageError,
     LeaseLostError,
+    StoreError,
 )
 from agent_core.messages import ToolCall, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Check, Key, Put, Store, Update, Write
@@ -51,8 +51,6 @@ class Journal:
         self._used: set[int] = set()
         self.shift = 0
         """How far an older Sampan numbered its steps on from where they stand in their run."""
-        self.old = False
-        """Whether an older Sampan began this run: what it made of its steps' numbers must stay as it is."""
         self.unsaved: list[Step] = []
         self.notes: list[Put] = []
 
@@ -66,7 +64,6 @@ class Journal:
         self._stored = {step.number: step for step in found}
         self._taken = set(self._stored)
         first = self._earlier.get((MODEL, 0), [])
-        self.old = any(not step.input for step in found)
         self.shift = first[0].number - 1 if first and not first[0].input else 0
 
     def at(self, series: str, place: int) -> list[Step]:
@@ -177,12 +174,21 @@ class Journal:
         del self.unsaved[: len(steps)]
         self.notes.clear()
 
-    async def rescue(self) -> None:
-        """Store what is paid for before the attempt ends by a fault of the store, if that goes by now."""
+    async def rescue(self, error: StoreError) -> None:
+        """Store what was done and paid for before the attempt ends by this error: the next one need not pay again.
+
+        Only that: whether the write that failed has reached the store, nobody knows; and a tool that was about to run
+        has not.
+        """
+        done = [step for step in self.unsaved if step.kind == "model" or step.result is not None]
+        if isinstance(error, LeaseLostError) or not done:
+            return
+        held = Check(self._lease.head, when=self._lease.held)
         try:
-            await self.save()
-        except AgentError as error:
-            log.warning("run=<%s> | steps not stored: %s", self._run.id, error)
+            for first in range(0, len(done), MAX_WRITES - 1):
+                await self._store.write(held, *map(self._write, done[first : first + MAX_WRITES - 1]))
+        except StoreError as failed:
+            log.warning("run=<%s> | its last steps are not stored: %s", self._run.id, failed)
 
     async def hold(self) -> None:
         """Make sure that the session is still this worker's, before it does what can't be undone.

@@ -178,17 +178,8 @@ class Worker:
         except HandOver:
             await closing.hand_over(run, journal)
             raise
-        except StoreError as error:
-            if not isinstance(error, LeaseLostError):
-                await journal.rescue()
-            raise
         closing.summarised(attempt.summary, attempt.covered, attempt.summary_sources)
-        try:
-            runs, released = await closing.commit(ended, messages, journal)
-        except StoreError as error:
-            if not isinstance(error, LeaseLostError):
-                await journal.rescue()
-            raise
+        runs, released = await closing.commit(ended, messages, journal)
         self._asks += closing.asks
         for done in runs:
             self._tell(done)
@@ -295,8 +286,11 @@ class Worker:
                 await window.spill(m, self._kit.blobs, self._principal, self._session_id)
                 for m in attempt.messages
             ]
-        except (StoreError, Parked, HandOver):
+        except StoreError as error:
+            await attempt.journal.rescue(error)
             raise  # nothing was decided: the message stays in the inbox
+        except (Parked, HandOver):
+            raise
         except InterruptedByMessageError as error:
             return attempt.so_far(), _ended(run, meter, clock.now(), failure=failure(error))
         except AgentError as error:

@@ -6,6 +6,8 @@ import asyncio
 import os
 import random
 import time
+from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 # Crockford's base 32: no I, L, O, U, so that an id can be read aloud. https://www.crockford.com/base32.html
@@ -21,6 +23,13 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never run backwards; only differences mean something."""
+
+    @property
+    def timeline(self) -> str:
+        """Names what `monotonic` counts from: where two clocks say the same name, their seconds may be compared.
+
+        Empty where nobody can tell.
+        """
 
     def random(self) -> float:
         """A number in [0, 1), for jitter."""
@@ -66,12 +75,32 @@ class SystemNoise:
             return mine
 
 
-class SystemClock:
-    """The machine's own clock."""
+@cache
+def _boot() -> str:
+    """This boot of the machine, whose monotonic clock all its processes share; empty where the system does not say.
 
-    def __init__(self) -> None:
+    Containers share it too, unless they have a clock of their own, which the namespace of time tells.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""  # no Linux
+    try:
+        return f"{boot}/{os.stat('/proc/self/ns/time').st_ino}"
+    except OSError:
+        return boot  # a kernel without such namespaces
+
+
+class SystemClock:
+    """The machine's own clock.
+
+    `alone` says that what looks like the same machine may be another one, as copies of a snapshot do (AWS Lambda).
+    """
+
+    def __init__(self, *, alone: bool = False) -> None:
         self._last = (0, 0)
         self._noise = SystemNoise()
+        self._alone = alone
 
     def now(self) -> float:
         """Seconds since 1970-01-01 UTC."""
@@ -80,6 +109,11 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds that never run backwards."""
         return time.monotonic()
+
+    @property
+    def timeline(self) -> str:
+        """The boot of this machine: its processes share one monotonic clock."""
+        return "" if self._alone else _boot()
 
     def random(self) -> float:
         """A number in [0, 1), for jitter."""

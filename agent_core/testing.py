@@ -102,6 +102,11 @@ class ManualClock:
         """Seconds since the clock was made."""
         return self._now - self._start
 
+    @property
+    def timeline(self) -> str:
+        """Manual clocks that began at the same time show the same time, or are meant to."""
+        return f"manual/{self._start}"
+
     def random(self) -> float:
         """A number in [0, 1), the same ones for the same seed."""
         return self._random.random()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -10,12 +11,12 @@ from agent_core.agent import Busy
 from agent_core.engine import keys, window
 from agent_core.engine.due import entry
 from agent_core.engine.kit import Kit
-from agent_core.engine.lease import Lease
+from agent_core.engine.lease import FREE, Lease
 from agent_core.engine.points import point
 from agent_core.engine.runs import Inbound, Pending, Run
 from agent_core.errors import ConditionError, KeyReusedError, RunningError, SessionBusyError, StoreBusyError
 from agent_core.messages import Principal, from_record, to_record
-from agent_core.store.base import Above, Absent, AtMost, Condition, Equals, Key, Put, Update, Write
+from agent_core.store.base import Above, Absent, AtMost, Condition, Equals, Fields, Key, Put, Update, Write
 
 TRIES = 50
 """How often acceptance is tried anew when others come in between; each time, one of them was accepted."""
@@ -32,18 +33,29 @@ class Accepted:
 
 def lease_of(kit: Kit, principal: Principal, session_id: str) -> Lease:
     """A new worker's lease on a session, not taken yet."""
-    head = Key(keys.session(principal, session_id), keys.STATE)
-    return Lease(head=head, owner=kit.clock.new_id(), seconds=kit.lease_seconds)
+    return Lease(kit.clock, Key(keys.session(principal, session_id), keys.STATE), kit.lease_seconds)
 
 
 async def take(kit: Kit, lease: Lease) -> bool:
-    """Take the lease of a session if nobody holds it."""
+    """Take the lease of a session if nobody holds it, or whoever did is gone."""
     point("before lease")
     try:
-        await kit.store.write(lease.taking(kit.clock.now()))
-    except ConditionError:
-        return False
+        await kit.store.write(lease.taking())
+    except ConditionError as error:
+        if not await _take_over(kit, lease, error.current or {}):
+            return False
+    kit.sightings.forget(lease.head)
     point("after lease")
+    return True
+
+
+async def _take_over(kit: Kit, lease: Lease, head: Fields) -> bool:
+    if not kit.sightings.abandoned(lease.head, head):
+        return False
+    try:
+        await kit.store.write(lease.taking_over(head))
+    except ConditionError:
+        return False  # its holder lives, or somebody was first
     return True
 
 
@@ -58,10 +70,11 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
     inbound = msgspec.structs.replace(inbound, messages=tuple(messages))
     new: tuple[Condition, ...] = (Absent(),)
     lease = lease_of(kit, run.principal, session_id)
-    waits, stamp = False, 0  # waits: the session is busy, so only leave the message in its inbox
+    door = _Door(kit, lease, busy, work)
+    stamp = 0
     for _ in range(TRIES):
         stamp = max(int(kit.clock.now() * 1e6), stamp)
-        head = _in_order(stamp, _head(kit, run, lease, busy, waits, work))
+        head = door.head(stamp, run.agent)
         point("before accept")
         try:
             await kit.store.write(*_writes(kit, inbound, run, stamp, new, head))
@@ -74,42 +87,71 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
                 # It failed for a passing reason: the same key tries again, as if it had not been.
                 run = _retry_of(stored, run)
                 lease = lease_of(kit, run.principal, run.session_id)
+                door = _Door(kit, lease, busy, work)
                 new = (Equals("status", "failed"), Equals("finished_at", stored.finished_at))
             elif (latest := (error.current or {}).get("latest", 0)) > stamp:
                 stamp = latest + 1  # another message came in between: this one is behind it
-            elif not waits and busy == "reject":
-                raise SessionBusyError("the session is answering another message", retry_after=1.0) from error
             else:
-                waits = not waits
+                door.look(error)
             continue
         point("after accept")
-        if waits or not work:
+        if not door.takes:
             return Accepted(msgspec.structs.replace(run, status="queued"))
+        kit.sightings.forget(lease.head)
         return Accepted(run, lease, fresh=new == (Absent(),))
     raise StoreBusyError("the session changes hands too often to be joined", retry_after=1.0)
 
 
-def _head(kit: Kit, run: Run, lease: Lease, busy: Busy, waits: bool, work: bool) -> Update:
-    """What happens to the session's head: its lease is taken, or whoever holds it is told of the arrival."""
-    now = kit.clock.now()
-    if not work:
-        return Update(lease.head, set={"v": 1}, add={"arrivals": 1})
-    if not waits:
-        return lease.taking(now, agent=run.agent)
-    # Whoever holds the lease sees the new arrival before it can let go.
-    arrival = {"arrivals": 1, "interrupts": 1} if busy == "interrupt" else {"arrivals": 1}
-    return Update(lease.head, add=arrival, when=(Above("lease_until", now),))
+class _Door:
+    """What a message that comes in does to its session's head, by what was seen of the head so far.
 
-
-def _in_order(stamp: int, head: Update) -> Update:
-    """The head's write with the message's place in the order of the session: behind all that were accepted before it.
-
-    Clocks of several machines differ, and a clock may be set back; the order in which messages are accepted is the
-    order of these writes to the head.
+    It takes the lease where the session is free (or its holder is gone) and the work is to be done here; else it tells
+    whoever holds the lease, now or next, of the arrival. Clocks of several machines differ, and a clock may be set
+    back: the order in which messages are accepted is the order of these writes, which `latest` keeps.
     """
-    return msgspec.structs.replace(
-        head, set={**head.set, "latest": stamp}, when=(*head.when, AtMost("latest", stamp))
-    )
+
+    def __init__(self, kit: Kit, lease: Lease, busy: Busy, work: bool) -> None:
+        self._kit = kit
+        self._lease = lease
+        self._busy = busy
+        self._work = work
+        self._held = False
+        self._gone: Fields | None = None
+
+    @property
+    def takes(self) -> bool:
+        """Whether the last write took the lease."""
+        return self._work and (not self._held or self._gone is not None)
+
+    def look(self, error: ConditionError) -> None:
+        """Learn from a write that failed how the session is; raises SessionBusyError where that is to be told."""
+        head = error.current or {}
+        self._held = head.get("lease_until", 0.0) > 0
+        self._gone = None
+        if self._held and self._work and self._kit.sightings.abandoned(self._lease.head, head):
+            self._gone = head
+        elif self._busy == "reject" and (self._held or head.get("waiting", 0) > 0):
+            raise SessionBusyError("the session is answering another message", retry_after=1.0) from error
+
+    def head(self, stamp: int, agent: str) -> Update:
+        """The write to the head."""
+        fields: dict[str, Any] = {"latest": stamp}
+        if self._busy == "interrupt":
+            fields["interrupted"] = stamp  # for all that came before it, whoever works on it, and whenever
+        if self._gone is not None:
+            update = self._lease.taking_over(self._gone, agent=agent, **fields)
+        elif self.takes:
+            update = self._lease.taking(agent=agent, **fields)
+        else:
+            # Who wants to work finds out at once where the session is free again; else that makes no difference.
+            still = (Above("lease_until", 0),) if self._work else ()
+            update = Update(self._lease.head, set={"v": 1, **fields}, add={"arrivals": 1}, when=still)
+        alone = (FREE, AtMost("waiting", 0)) if self._busy == "reject" and self._gone is None else ()
+        return msgspec.structs.replace(
+            update,
+            add={**update.add, "waiting": 1},
+            when=tuple(dict.fromkeys((*update.when, *alone, AtMost("latest", stamp)))),
+        )
 
 
 def _retry_of(stored: Run, run: Run) -> Run:

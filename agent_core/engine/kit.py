@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from agent_core.blobs.base import Blobs
@@ -12,6 +13,8 @@ from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.hooks import Hooks
+from agent_core.engine.lease import Sightings
+from agent_core.engine.pace import Paces
 from agent_core.engine.runs import Delivery, Due, Run
 from agent_core.engine.switches import Switches
 from agent_core.messages import Part, Principal
@@ -60,6 +63,7 @@ class Kit:
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
     show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
     entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows.
+    `paces` knows how long steps took in this process.
     `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
     and the entry. `fetch` brings attachments of messages, `forget` is what an
     erased session's runs left on higher floors.
@@ -83,3 +87,9 @@ class Kit:
     factors: Prover | None = None
     hooks: Hooks | None = None
     feeds: dict[str, Feed] = field(default_factory=dict)
+    paces: Paces = field(default_factory=Paces)
+
+    @cached_property
+    def sightings(self) -> Sightings:
+        """What this process saw of sessions that others hold."""
+        return Sightings(self.clock, self.lease_seconds)

@@ -265,6 +265,10 @@ class _Clock:
     def monotonic(self) -> float:
         return 0.0
 
+    @property
+    def timeline(self) -> str:
+        return ""
+
     def random(self) -> float:
         return 0.5
 

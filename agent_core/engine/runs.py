@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from agent_core.engine.owner import Holder
 from agent_core.messages import Message, Principal, Reply, RunStatus, ToolCall, ToolResult, ToolSpec, Usage
 
 BATCH = "batch"
@@ -113,12 +114,19 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.status == "asked" and now < self.expires_at
 
 
+class Cut(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A step that a platform's deadline cut off: how many `seconds` it had got, and how many `times` that came."""
+
+    seconds: float = 0.0
+    times: int = 0
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
     `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
     is never silently too low. `retries` counts how often it failed and was tried again under its key, `joined` names
-    the runs of messages that it answered too, `line` the line of a batch that it answers (`batch/<batch>/<number>`).
+    the runs of messages that it answered too, `cut` says what a deadline cut off since the last step that was done, `line` the line of a batch that it answers (`batch/<batch>/<number>`).
     Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an idempotency key that this is
     the answer given before.
     """
@@ -143,6 +151,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     questions: tuple[Question, ...] = ()
     cancelling: int = 0
     switched: int = 0
+    cut: Cut = Cut()
     metadata: dict[str, str] = {}
     retries: int = 0
     joined: tuple[str, ...] = ()
@@ -210,19 +219,26 @@ class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The state of a session: who works on it, until when, and how much stands in it.
+    """The state of a session: who works on it, and how much stands in it.
 
-    `fence` grows with each take-over, `arrivals` with each message that came while somebody was working,
-    `interrupts` with those of them that stop the run under way; `latest` is the place of the last one in the inbox.
+    `lease_until` is 0 where nobody holds the session, else when its holder's time would end by the holder's own clock,
+    `lease_ends` the same by its monotonic clock, and `holder` says which that is (see lease.py).
+    `fence` grows with each take-over, `takes` too, from 0 since the last progress; `arrivals` grows with each message
+    that came. `latest` is the place of the last one in the inbox, `interrupted` the place of the last one that stops
+    the runs of those before it, `waiting` counts those in the inbox.
     `summary` stands for the messages up to the seq `covered`; `sources` says where untrusted text in them came from,
     None where an older Sampan made the summary and nobody knows.
     """
 
     owner: str = ""
     lease_until: float = 0.0
+    lease_ends: float = 0.0
+    holder: Holder = Holder()
     fence: int = 0
+    takes: int = 0
     arrivals: int = 0
-    interrupts: int = 0
+    interrupted: int = 0
+    waiting: int = 0
     latest: int = 0
     messages: int = 0
     agent: str = ""
@@ -232,6 +248,11 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     summary: str = ""
     covered: int = 0
     sources: tuple[str, ...] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds the session, or did until they went without a word."""
+        return self.lease_until > 0
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,15 +7,15 @@ import logging
 import msgspec
 
 from agent_core.clock import Clock
-from agent_core.engine import keys
-from agent_core.engine.hooks import KEPT_SECONDS, KIND, Endpoint, Hooks, Notice, due_put, place
+from agent_core.engine.hooks import KEPT_SECONDS, Endpoint, Hooks, Notice, due_put, place
 from agent_core.engine.outbox import SCHEDULE
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due
 from agent_core.errors import AgentError, ConditionError, NotFoundError
 from agent_core.messages import from_record, to_record
 from agent_core.security.signatures import standard_headers
-from agent_core.store.base import Delete, Equals, Key, Put, Store, quoted
+from agent_core.store.base import Delete, Equals, Key, Put, Store
+from agent_core.store.shards import later
 from agent_core.wire.base import Request, Timeouts, Wire
 
 log = logging.getLogger("sampan.hooks")
@@ -42,12 +42,7 @@ class HookPost:
 
     async def tell(self, key: Key, due: Due) -> bool:
         """Try one notice at one endpoint, for the worker that made it and for the sweeper; False where that failed."""
-        mine = keys.due(
-            self._clock.now() + OURS_SECONDS,
-            due.tenant,
-            f"{quoted(due.run_id)}/{due.push_id}",
-            suffix=f"/{KIND}",
-        )
+        mine = later(key, self._clock.now() + OURS_SECONDS)
         try:
             # Mine for a while, so that two do not both tell.
             await self._store.write(
@@ -99,8 +94,9 @@ class HookPost:
             await self._over(endpoint.tenant, mine, notice, "failed", told)
             return
         seconds = max(SCHEDULE[tries - 1] * (1 + 0.2 * self._clock.random()), retry_after)
-        later = msgspec.structs.replace(notice, tries=tries, told=told, next_at=now + seconds)
-        await self._keep(endpoint.tenant, mine, later, due_put(endpoint.tenant, later, now + seconds))
+        again = later(mine, now + seconds)
+        kept = msgspec.structs.replace(notice, tries=tries, told=told, next_at=now + seconds, due=again.sort)
+        await self._keep(endpoint.tenant, mine, kept, due_put(endpoint.tenant, kept))
 
     async def _sent(self, endpoint: Endpoint, notice: Notice) -> tuple[int, str, float]:
         """The status of the answer (0: none came), what it says, and when to come back."""

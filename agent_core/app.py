@@ -196,7 +196,10 @@ class App:
 
     async def sweep(self) -> Swept:
         """Look once after what was left lying and what is due, the schedules of the code included."""
-        await self.schedules.keep()
+        try:
+            await self.schedules.keep()
+        except StoreError as error:
+            log.warning("schedules=<not compared> | left to the next sweep: %s", error)
         return await self.engine.sweep()
 
     async def _drained(self) -> None:

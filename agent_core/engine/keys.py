@@ -7,7 +7,7 @@
     <tenant>/run/<run>                  run               the run
                                         step/<number>     its journal
                                         piece/<step>/<fence>/<at>   text that is still streaming
-    <tenant>/ledger/<day>, .../<shard>  <user>/<time>/<run>   what each run cost (once: <time>/<run>)
+    <tenant>/ledger/<day>, .../<shard>  <user>%:<time>/<run>  what each run cost (once: <time>/<run>)
     <tenant>/dead                       <run>             runs given up, with their reason and message
     <tenant>/watch/<run>                <connection>      who waits for the run's end
     <tenant>/sent/<channel>             <push id>         how far an answer of the run is (channels/post.py)
@@ -38,6 +38,8 @@ STEP = "step/"
 PIECE = "piece/"
 DUE = LIST
 NOTE = "due/"
+OF_USER = "%:"
+"""Ends the name of a user in a sort key: no quoted name has it."""
 PUSH = "push"
 NOTICE = "notice/"
 
@@ -128,7 +130,13 @@ def ledger_days(tenant: str, at: float, shards: int) -> list[str]:
 def ledger_of(user: str) -> str:
     """What the entries of a user begin with; a name that is too long for a key has its hash there."""
     name = quoted(user)
-    return f"{name if len(name.encode()) <= 256 else hashlib.sha256(name.encode()).hexdigest()}/"
+    return (name if len(name.encode()) <= 256 else hashlib.sha256(name.encode()).hexdigest()) + OF_USER
+
+
+def ledger_place(sort: str) -> tuple[str, str]:
+    """Time and id of the run whose entry in the ledger has this sort key."""
+    time, _, run_id = sort.partition("/")
+    return time.rpartition(OF_USER)[2], run_id
 
 
 def due(at: float, tenant: str, run_id: str, suffix: str = "", *, shards: int = 1) -> Key:

@@ -73,7 +73,10 @@ async def recent_runs(
         last, _ = await read_run(store, principal.tenant, before)
         if last.principal.user != principal.user:
             raise NotFoundError(f"there is no run {before}")
-        at, place = last.created_at, _place(keys.ledger(principal.tenant, last.created_at, before).sort)
+        at, place = (
+            last.created_at,
+            keys.ledger_place(keys.ledger(principal.tenant, last.created_at, before).sort),
+        )
     first = await _first_run(store, principal)
     numbers, since = await shards.numbers(), await shards.since()
     back, width = 0, 1
@@ -138,7 +141,7 @@ class _Day:
         own = keys.ledger_of(self._principal.user)
         after = own + "/".join(before) if before else ""
         page = await self._store.query(partition, own, after=after, limit=limit, reverse=True)
-        return [_place(record.key.sort) for record in page.records]
+        return [keys.ledger_place(record.key.sort) for record in page.records]
 
     async def _in_old(self, partition: str, before: Place | None, limit: int) -> list[Place]:
         start = self._at // DAY * DAY
@@ -151,17 +154,11 @@ class _Day:
             page = await self._store.query(partition, first[:same], after=after, limit=1000, reverse=True)
             for record in page.records:
                 own = record.fields.get("user") == self._principal.user
-                if own and record.key.sort.count("/") == 1:
-                    found.append(_place(record.key.sort))
+                if own and keys.OF_USER not in record.key.sort:
+                    found.append(keys.ledger_place(record.key.sort))
             after = page.after
             if not after or len(found) >= limit:
                 return found
-
-
-def _place(sort: str) -> Place:
-    """Time and id of a run by its sort key in the ledger."""
-    *_, time, run_id = sort.split("/")
-    return time, run_id
 
 
 async def bill_so_far(store: Store, run: Run) -> Ledger:

@@ -77,7 +77,7 @@ class Sweeper:
         """
         await self._kit.shards.remember()
         entries = await self._all_due()
-        done = {"resumed": 0, "pushed": 0, "given_up": 0, "others": 0}
+        done: Counter[str] = Counter()
         inside: dict[Hashable, list[Entry]] = defaultdict(list)
         outside: dict[Hashable, list[Entry]] = defaultdict(list)
         for key, due in sorted(entries, key=lambda entry: time_of(entry[0].sort)):
@@ -94,7 +94,7 @@ class Sweeper:
             _by_turns(inside.values(), within, AT_ONCE),
             _by_turns(outside.values(), without, OUTSIDE_OF_TENANT),
         )
-        return Swept(**done)
+        return Swept(**{field: done[field] for field in Swept.__struct_fields__})
 
     async def _all_due(self) -> list[Entry]:
         places = asyncio.Semaphore(READ_AT_ONCE)
@@ -134,20 +134,23 @@ class Sweeper:
             if not after:
                 return found
 
-    async def _inside(self, lane: list[Entry], done: dict[str, int]) -> None:
+    async def _inside(self, lane: list[Entry], done: Counter[str]) -> None:
         key, due = lane[0]
         if due.kind == "run":
-            done["resumed"] += await _guarded(key, self._session(lane)) or 0
+            woken = await _guarded(key, self._session(lane))
+            done["resumed"] += bool(woken)
             return
         for key, due in lane:
-            done["others"] += await _guarded(key, self._handled(key, due)) is not None
+            handled = await _guarded(key, self._handled(key, due))
+            done["others"] += handled is not None
 
-    async def _outside(self, lane: list[Entry], done: dict[str, int], until: float) -> None:
+    async def _outside(self, lane: list[Entry], done: Counter[str], until: float) -> None:
         for key, due in lane:
             if self._kit.clock.monotonic() > until:
                 return
             if due.kind == "push":
-                done["pushed"] += await _guarded(key, push_again(self._kit, key, due)) or 0
+                pushed = await _guarded(key, push_again(self._kit, key, due))
+                done["pushed"] += bool(pushed)
                 continue
             handled = await _guarded(key, self._handled(key, due))
             done["others"] += handled is not None
@@ -161,32 +164,32 @@ class Sweeper:
             return None
         return await handler(key, due) is not False
 
-    async def _session(self, entries: list[Entry]) -> int:
-        """Have a session worked on whose messages nobody answers; 1 where it was woken.
+    async def _session(self, entries: list[Entry]) -> bool:
+        """Have a session worked on whose messages nobody answers; whether it was woken.
 
         Its first message alone wakes it: the others are answered with it, as soon as it is their turn.
         """
         now = self._kit.clock.now()
         due = entries[0][1]
         if any(now < each.again_at <= now + LONGEST_PAUSE for _, each in entries):
-            return 0  # it was woken, and waits for a worker
+            return False  # it was woken, and waits for a worker
         principal = Principal(tenant=due.tenant, user=due.user)
         partition = keys.session(principal, due.session_id)
         record = await self._kit.store.get(Key(partition, keys.STATE))
         head = from_record(Head, record.fields) if record is not None else Head()
         if head.lease_until > now:
-            return 0  # somebody works on it
+            return False  # somebody works on it
         page = await self._kit.store.query(partition, keys.PENDING, limit=1)
         first = next((from_record(Pending, record.fields).run_id for record in page.records), "")
         for key, due in entries:
             if due.run_id == first:
                 if not await self._marked(key, due, head.fence):
-                    return 0
+                    return False
                 await self._wake(principal, due.session_id)
-                return 1
+                return True
         for key, due in entries[:FORGOTTEN_AT_ONCE]:
             await _guarded(key, self._leave_or_forget(key, due))
-        return 0
+        return False
 
     async def _marked(self, key: Key, due: Due, fence: int) -> bool:
         """Note in the entry that its session is woken now; False where another process did in this moment."""

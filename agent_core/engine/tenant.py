@@ -311,8 +311,8 @@ def _nameless(key: Key, entry: Ledger, salt: str) -> list[Write]:
         user=other(entry.user),
         erased=True,
     )
-    *user, time, _ = key.sort.split("/")
-    whose = keys.ledger_of(after.user) if user else ""
+    time, _ = keys.ledger_place(key.sort)
+    whose = keys.ledger_of(after.user) if keys.OF_USER in key.sort else ""
     place = Key(key.partition, f"{whose}{time}/{after.run_id}")
     return [Delete(key), Put(place, to_record(after))]
 

@@ -14,7 +14,7 @@ from agent_core.engine.runs import Due
 from agent_core.errors import AgentError, ConditionError, NotFoundError
 from agent_core.messages import from_record, to_record
 from agent_core.security.signatures import standard_headers
-from agent_core.store.base import Delete, Equals, Key, Put, Store
+from agent_core.store.base import Delete, Equals, Key, Put, Store, Update
 from agent_core.store.shards import later
 from agent_core.wire.base import Request, Timeouts, Wire
 
@@ -43,12 +43,15 @@ class HookPost:
     async def tell(self, key: Key, due: Due) -> bool:
         """Try one notice at one endpoint, for the worker that made it and for the sweeper; False where that failed."""
         mine = later(key, self._clock.now() + OURS_SECONDS)
+        told = Update(self._place(due), set={"due": mine.sort}, when=(Equals("id", due.run_id),))
         try:
             # Mine for a while, so that two do not both tell.
             await self._store.write(
-                Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due))
+                Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)), told
             )
-        except ConditionError:
+        except ConditionError as error:
+            if error.index == 2:  # there is no such notice any more
+                await self._store.write(Delete(key))
             return True
         notice = await self._notice(due)
         try:
@@ -120,9 +123,11 @@ class HookPost:
         return answer.status, told, _retry_after(answer.headers.get("retry-after", ""))
 
     async def _notice(self, due: Due) -> Notice | None:
-        wanted = place(due.tenant, Notice(id=due.run_id, endpoint=due.push_id, type="", at=0.0, body=""))
-        record = await self._store.get(wanted)
+        record = await self._store.get(self._place(due))
         return from_record(Notice, record.fields) if record is not None else None
+
+    def _place(self, due: Due) -> Key:
+        return place(due.tenant, Notice(id=due.run_id, endpoint=due.push_id, type="", at=0.0, body=""))
 
     async def _over(self, tenant: str, mine: Key, notice: Notice | None, status: str, told: str) -> None:
         """Write down how it ended; nothing of it is due any more."""

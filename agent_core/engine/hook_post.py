@@ -43,11 +43,11 @@ class HookPost:
     async def tell(self, key: Key, due: Due) -> bool:
         """Try one notice at one endpoint, for the worker that made it and for the sweeper; False where that failed."""
         mine = later(key, self._clock.now() + OURS_SECONDS)
-        told = Update(self._place(due), set={"due": mine.sort}, when=(Equals("id", due.run_id),))
+        noted = Update(self._place(due), set={"due": mine.sort}, when=(Equals("id", due.run_id),))
         try:
             # Mine for a while, so that two do not both tell.
             await self._store.write(
-                Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)), told
+                Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)), noted
             )
         except ConditionError as error:
             if error.index == 2:  # there is no such notice any more

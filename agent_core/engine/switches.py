@@ -4,13 +4,14 @@
 
 A turn asks the store nothing for it: each step is held against what its process has read, at most five seconds ago.
 So that a run notices at its very next step, wherever it is worked on, whoever throws a switch counts up `switched` in
-the runs under way, as far as one page of each partition of what is due shows them: the write that journals a step
-fails on that. With more runs than these under way, the others notice within the five seconds.
+the runs under way, up to 10,000 in each partition of what is due: the write that journals a step fails on that. With
+more of them under way, the others notice within the five seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import quote, unquote
 
@@ -25,7 +26,7 @@ from agent_core.messages import to_record
 from agent_core.security import audit
 from agent_core.store.base import MAX_QUERY, Above, Condition, Delete, Equals, Key, Put, Record, Store, Update
 from agent_core.store.records import readable_or_none
-from agent_core.store.shards import Shards
+from agent_core.store.shards import Shards, time_of
 
 Kind = Literal["agent", "tool", "tenant"]
 KINDS: tuple[Kind, ...] = ("agent", "tool", "tenant")
@@ -38,6 +39,8 @@ CACHE_SECONDS = 5.0
 
 _PARTITION = "switches"
 _AT_ONCE = 25
+_UNDER_WAY_SECONDS = 600.0
+_PAGES = 10
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,13 +166,21 @@ class Switches:
                 return await self._told(due, when)
 
         runs: list[Due] = []
-        for page in await asyncio.gather(*map(self._first_page, await self._shards.partitions())):
-            runs += [due for record in page if (due := _run(record, switch.tenant))]
+        for found in await asyncio.gather(*map(self._under_way, await self._shards.partitions())):
+            runs += [due for record in found if (due := _run(record, switch.tenant))]
         return sum(await asyncio.gather(*map(told, runs)))
 
-    async def _first_page(self, partition: str) -> tuple[Record, ...]:
-        """What is due first: a run under way stands there for when its worker must have shown that it lives."""
-        return (await self._store.query(partition, limit=MAX_QUERY)).records
+    async def _under_way(self, partition: str) -> Sequence[Record]:
+        """What is due within minutes: there a run stands whose worker must soon have shown that it lives."""
+        found: list[Record] = []
+        after = ""
+        for _ in range(_PAGES):
+            page = await self._store.query(partition, after=after, limit=MAX_QUERY)
+            found += page.records
+            after = page.after
+            if not after or time_of(after) > self._clock.now() + _UNDER_WAY_SECONDS:
+                break
+        return found
 
     async def _told(self, due: Due, when: tuple[Condition, ...]) -> bool:
         key = Key(keys.run(due.tenant, due.run_id), keys.RUN)

@@ -48,6 +48,7 @@ from agent_core.security.stepup import StepUp
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store, WholeStore
+from agent_core.store.shards import Shards
 from agent_core.tools.base import Tool
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
@@ -195,7 +196,10 @@ class App:
 
     async def sweep(self) -> Swept:
         """Look once after what was left lying and what is due, the schedules of the code included."""
-        await self.schedules.keep()
+        try:
+            await self.schedules.keep()
+        except StoreError as error:
+            log.warning("schedules=<not compared> | left to the next sweep: %s", error)
         return await self.engine.sweep()
 
     async def _drained(self) -> None:
@@ -281,14 +285,16 @@ def _kit(
 ) -> Kit:
     """What the engine works with."""
     hooks = make_hooks(settings, store, clock) if settings.hooks else None
+    shards = make_shards(settings, store, clock)
     kit = Kit(
         store=store,
         blobs=blobs,
         clock=clock,
         prices=Prices(settings.prices),
         agents=agents,
-        switches=Switches(store, clock, hooks),
-        audit=Audit(store, clock, settings.audit_keys),
+        switches=Switches(store, clock, hooks, shards),
+        audit=Audit(store, clock, settings.audit_keys, shards),
+        shards=shards,
         lease_seconds=settings.lease_seconds,
         run_seconds=settings.run_days * 86_400,
         deliverers=make_deliverers(settings, clock, wire, store),
@@ -327,12 +333,17 @@ def _connect_hooks(kit: Kit, hooks: Hooks, wire: Wire) -> None:
     kit.due[KIND] = HookPost(kit.store, hooks, OutsideWire(wire, hooks.reach), kit.clock).tell
 
 
+def make_shards(settings: Settings, store: Store, clock: Clock) -> Shards:
+    """How the lists are spread that every turn writes to: on DynamoDB a partition carries so much and no more."""
+    return Shards(store, clock, settings.shards or (16 if settings.store == "dynamodb" else 1))
+
+
 def make_hooks(settings: Settings, store: Store, clock: Clock) -> Hooks:
     """The endpoints of tenants. Imported only when asked for, for cold start."""
     from agent_core.security.addresses import CALLBACKS, LOCAL_CALLBACKS
 
     reach = LOCAL_CALLBACKS if settings.local_callbacks else CALLBACKS
-    return Hooks(store, Seal(settings.seal_keys), clock, reach)
+    return Hooks(store, Seal(settings.seal_keys), clock, reach, make_shards(settings, store, clock).number)
 
 
 def make_wire(settings: Settings, clock: Clock, plain: Wire | None = None) -> Wire:

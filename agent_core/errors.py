@@ -46,6 +46,7 @@ AgentError
 `-- StoreError             the store could not do it
     |-- ConditionError     a conditional write lost; carries the record that stood in the way
     |-- StoreBusyError     locked or throttled for longer than we wait
+    |-- UnreadableError    a record of a newer Sampan, or a damaged one
     `-- LeaseLostError     another worker took over the session; this one must not write
 """
 
@@ -423,6 +424,12 @@ class StoreBusyError(StoreError):
     """The store was locked or throttled for longer than we wait."""
 
     slug, retryable = "store-busy", True
+
+
+class UnreadableError(StoreError):
+    """A stored record is of a newer Sampan, or damaged; all others can be read."""
+
+    slug, title = "unreadable", "A stored record can't be read"
 
 
 class LeaseLostError(StoreError):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from agent_core.errors import StoreError
+from agent_core.errors import UnreadableError
 
 VERSION = 1
 """The version that `to_record` writes."""
@@ -253,13 +253,13 @@ def to_record(value: msgspec.Struct) -> dict[str, Any]:
 def from_record(kind: type[S], fields: dict[str, Any]) -> S:
     """The struct that `to_record` wrote, now or in any earlier version. Unknown fields are passed over.
 
-    Raises StoreError where the record was written by a newer Sampan or is no such struct.
+    Raises UnreadableError where the record was written by a newer Sampan or is no such struct.
     """
     version = fields.get("v", 1)
     if not isinstance(version, int):
-        raise StoreError(f"a stored {kind.__name__} can't be read: its version is {version!r}")
+        raise UnreadableError(f"a stored {kind.__name__} can't be read: its version is {version!r}")
     if version > VERSION:
-        raise StoreError(f"record of version {version}: this Sampan reads up to {VERSION}; update it")
+        raise UnreadableError(f"record of version {version}: this Sampan reads up to {VERSION}; update it")
     while version < VERSION:
         step = Upgrades.table.get((kind, version))
         fields = step(fields) if step else fields
@@ -267,7 +267,7 @@ def from_record(kind: type[S], fields: dict[str, Any]) -> S:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        raise StoreError(f"a stored {kind.__name__} can't be read: {error}") from error
+        raise UnreadableError(f"a stored {kind.__name__} can't be read: {error}") from error
 
 
 def to_json(value: msgspec.Struct) -> bytes:
@@ -276,9 +276,9 @@ def to_json(value: msgspec.Struct) -> bytes:
 
 
 def from_json(kind: type[S], data: bytes | str) -> S:
-    """The struct from versioned JSON text; raises StoreError where that can't be."""
+    """The struct from versioned JSON text; raises UnreadableError where that can't be."""
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise StoreError(f"a stored {kind.__name__} is not JSON: {error}") from error
+        raise UnreadableError(f"a stored {kind.__name__} is not JSON: {error}") from error
     return from_record(kind, fields)

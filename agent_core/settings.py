@@ -61,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     table: str = ""
     """DynamoDB table, for `SAMPAN_STORE=dynamodb`."""
 
+    shards: Annotated[int, Meta(ge=0, le=256)] = 0
+    """Partitions of the lists that every turn writes to; 0: 16 on DynamoDB, 1 elsewhere. May be changed at any time."""
+
     bucket: str = ""
     """S3 bucket of the blobs; unset, they lie in the data folder."""
 

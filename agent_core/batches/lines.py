@@ -17,7 +17,6 @@ from agent_core.batches.records import Batch, Segment, batch_key, blob_session, 
 from agent_core.batches.upload import JSONL
 from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock
-from agent_core.engine import keys
 from agent_core.engine.engine import Engine
 from agent_core.engine.points import point
 from agent_core.engine.runs import BATCH, Inbound, Run
@@ -33,7 +32,8 @@ from agent_core.errors import (
 )
 from agent_core.messages import from_record, to_record
 from agent_core.models.batching import PrefetchedModel, given, turnstile
-from agent_core.store.base import Delete, Equals, Key, Put, Store, Update
+from agent_core.store.base import Delete, Equals, Put, Store, Update
+from agent_core.store.shards import place
 
 log = logging.getLogger("sampan.batches")
 
@@ -292,7 +292,7 @@ class LineRun:
         }
         try:
             await self._store.write(
-                Update(self._key, set=fields, when=(self._fence,)), Delete(Key(keys.DUE, self._batch.due))
+                Update(self._key, set=fields, when=(self._fence,)), Delete(place(self._batch.due))
             )
         except ConditionError as error:
             raise LeaseLostError("another worker took over the batch") from error

@@ -26,7 +26,14 @@ from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.engine import Engine
 from agent_core.engine.runs import Due
-from agent_core.errors import ConditionError, ConflictError, InputError, KeyReusedError, NotFoundError
+from agent_core.errors import (
+    ConditionError,
+    ConflictError,
+    InputError,
+    KeyReusedError,
+    NotFoundError,
+    UnreadableError,
+)
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.store.base import Absent, Delete, Equals, Key, Put, Store, Update
 
@@ -225,7 +232,13 @@ class Batches:
         """The caller's batches, newest first; `before` is the id of the last one already seen."""
         after = listing_key(await self.get(principal, before)).sort if before else ""
         page = await self._store.query(listing(principal), after=after, limit=limit, reverse=True)
-        return [await self.get(principal, record.fields["id"]) for record in page.records]
+        found: list[Batch] = []
+        for record in page.records:
+            try:
+                found.append(await self.get(principal, str(record.fields.get("id", ""))))
+            except (NotFoundError, UnreadableError) as error:
+                log.error("batch=<%s> | left out of the list: %s", record.fields.get("id"), error)
+        return found
 
     async def cancel(self, principal: Principal, batch_id: str) -> Batch:
         """Begin no further line; lines under way come to their end. A batch that is over stays as it is."""

@@ -17,8 +17,9 @@ from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.runs import Delivery, Due
 from agent_core.errors import ConditionError, NotFoundError
-from agent_core.messages import from_record, to_record
+from agent_core.messages import to_record
 from agent_core.store.base import Absent, Delete, Key, Put, Store
+from agent_core.store.records import readable
 
 log = logging.getLogger("sampan.guests")
 
@@ -99,7 +100,7 @@ class Guests:
     async def knocks(self, tenant: str, name: str) -> list[Knock]:
         """Strangers who wait, by person."""
         page = await self._store.query(_partition(tenant, name), "knock/", limit=MAX_KNOCKS)
-        return [from_record(Knock, record.fields) for record in page.records]
+        return readable(Knock, page.records)
 
     async def guests(self, tenant: str, name: str) -> list[Guest]:
         """Those who were let in, by person."""
@@ -107,7 +108,7 @@ class Guests:
         after = ""
         while True:
             page = await self._store.query(_partition(tenant, name), "guest/", after=after)
-            found += [from_record(Guest, record.fields) for record in page.records]
+            found += readable(Guest, page.records)
             after = page.after
             if not after:
                 return found

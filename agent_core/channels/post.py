@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import msgspec
 
 from agent_core.channels.base import Channel, Letter
-from agent_core.channels.guests import KIND as PAIRING
 from agent_core.channels.split import split
 from agent_core.clock import Clock
 from agent_core.engine import keys
@@ -19,6 +18,7 @@ from agent_core.engine.runs import Delivery, Due, Run
 from agent_core.errors import AgentError, ChannelRefusedError, ConditionError
 from agent_core.messages import from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put, Store
+from agent_core.store.shards import later
 
 log = logging.getLogger("sampan.post")
 
@@ -108,11 +108,11 @@ class Post:
         """Tell a stranger the code that was kept for them; tried again by the sweeper where it did not arrive."""
         channel = self._channels.get(due.delivery.kind) if due.delivery else None
         still = (Equals("run_id", due.run_id),)
-        later = keys.due(self._clock.now() + RETRY_SECONDS, due.tenant, due.run_id, suffix=f"/{PAIRING}")
+        again = later(key, self._clock.now() + RETRY_SECONDS)
         entry = msgspec.structs.replace(due, attempts=due.attempts + 1)
         try:
             # Mine for a while, so that two sweepers do not both tell.
-            await self._store.write(Delete(key, when=still), Put(later, to_record(entry)))
+            await self._store.write(Delete(key, when=still), Put(again, to_record(entry)))
         except ConditionError:
             return
         if channel is not None and due.delivery is not None and due.attempts < MAX_TRIES:
@@ -123,7 +123,7 @@ class Post:
                 log.warning("channel=<%s> | a pairing code did not arrive: %s", channel.name, error)
                 if error.retryable:
                     return
-        await self._store.write(Delete(later))
+        await self._store.write(Delete(again))
 
 
 def letter_of(delivery: Delivery, text: str, push_id: str, number: int) -> Letter:

@@ -11,12 +11,13 @@ from agent_core.channels.base import Channel, Choice, Click
 from agent_core.channels.post import MAX_TRIES, RETRY_SECONDS, Post, Sent, letter_of
 from agent_core.clock import Clock
 from agent_core.engine import keys
-from agent_core.engine.due import ASK
+from agent_core.engine.due import noted, unnoted
 from agent_core.engine.engine import Engine
 from agent_core.engine.runs import Due, Question, Run
 from agent_core.errors import AgentError, ConditionError, ConflictError, NotFoundError, StepUpError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put, Store
+from agent_core.store.shards import later
 
 log = logging.getLogger("sampan.questions")
 
@@ -42,11 +43,14 @@ class Questions:
     async def ask(self, key: Key, due: Due) -> None:
         """Ask what the run of this entry still waits for; tried again by the sweeper where it did not arrive."""
         still = (Equals("run_id", due.run_id),)
-        later = keys.due(self._clock.now() + RETRY_SECONDS, due.tenant, due.run_id, suffix=f"/{ASK}")
+        now = self._clock.now()
+        again = later(key, now + RETRY_SECONDS)
         entry = msgspec.structs.replace(due, attempts=due.attempts + 1)
         try:
             # Mine for a while, so that two sweepers do not both ask.
-            await self._store.write(Delete(key, when=still), Put(later, to_record(entry)))
+            await self._store.write(
+                Delete(key, when=still), Put(again, to_record(entry)), noted(again, due, now)
+            )
         except ConditionError:
             return
         record = await self._store.get(Key(keys.run(due.tenant, due.run_id), keys.RUN))
@@ -55,7 +59,7 @@ class Questions:
             for question in run.questions:
                 if question.open_at(self._clock.now()) and not await self._asked(run, question, due):
                     return
-        await self._store.write(Delete(later))
+        await self._store.write(Delete(again), unnoted(due))
 
     async def _asked(self, run: Run, question: Question, due: Due) -> bool:
         """Whether one question is with the service, or never will be."""

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from agent_core.app import make_store
+from agent_core.app import make_shards, make_store
 from agent_core.cli import options
 from agent_core.cli.screen import json_out, moment, rows, say
 from agent_core.clock import SystemClock
@@ -87,7 +87,7 @@ def _with(data: str | None, work: Callable[[Audit], Awaitable[T]]) -> T:
         clock, settings = SystemClock(), Settings.from_env(data=data)
         store = make_store(settings, clock)
         try:
-            return await work(Audit(store, clock, settings.audit_keys))
+            return await work(Audit(store, clock, settings.audit_keys, make_shards(settings, store, clock)))
         finally:
             await store.close()
 

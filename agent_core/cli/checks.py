@@ -13,7 +13,7 @@ import msgspec
 
 from agent_core.agent import Agent, Responder
 from agent_core.api.views import Home
-from agent_core.app import build_app, make_store
+from agent_core.app import build_app, make_shards, make_store
 from agent_core.cli.address import bind, url_of
 from agent_core.cli.extras import EXTRAS, install
 from agent_core.cli.screen import clipped, installed_version, seconds
@@ -180,6 +180,7 @@ async def _store(settings: Settings, clock: Clock) -> Finding:
             await store.add(key, {"checks": 1}, expires_at=clock.now() + 60)
             found = await store.get(key)
             await store.write(Delete(key))
+            numbers = await make_shards(settings, store, clock).numbers()
         finally:
             await store.close()
     except (AgentError, OSError) as error:
@@ -187,9 +188,9 @@ async def _store(settings: Settings, clock: Clock) -> Finding:
         return Finding(about, "wrong", words, "give a folder that can be written: SAMPAN_DATA or --data")
     if found is None:
         return Finding(about, "wrong", "a record that was written is not there")
-    return Finding(
-        about, "ok", "written and read" + (f" in {settings.data}" if settings.store == "sqlite" else "")
-    )
+    where = f" in {settings.data}" if settings.store == "sqlite" else ""
+    spread = f"; lists in up to {max(numbers)} partitions are read" if max(numbers) > 1 else ""
+    return Finding(about, "ok", f"written and read{where}{spread}")
 
 
 async def _port(settings: Settings) -> Finding:

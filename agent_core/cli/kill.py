@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from agent_core.app import make_hooks, make_store
+from agent_core.app import make_hooks, make_shards, make_store
 from agent_core.cli import options, stepup
 from agent_core.cli.screen import json_out, moment, rows, say
 from agent_core.clock import SystemClock
@@ -105,7 +105,7 @@ def _with(data: str | None, work: Callable[[Switches, SystemClock], Awaitable[T]
         store = make_store(settings, clock)
         hooks = make_hooks(settings, store, clock) if settings.hooks else None
         try:
-            return await work(Switches(store, clock, hooks), clock)
+            return await work(Switches(store, clock, hooks, make_shards(settings, store, clock)), clock)
         finally:
             await store.close()
 

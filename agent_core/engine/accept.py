@@ -169,7 +169,7 @@ def _writes(
     kit: Kit, inbound: Inbound, run: Run, stamp: int, new: tuple[Condition, ...], head: Update
 ) -> list[Write]:
     principal = run.principal
-    due = keys.due(kit.clock.now() + kit.lease_seconds, principal.tenant, run.id)
+    due = keys.due(kit.clock.now() + kit.lease_seconds, principal.tenant, run.id, shards=kit.shards.number)
     pending = keys.pending(head.key.partition, stamp, kit.clock.new_id())
     works = "owner" in head.set
     stored = run if works else msgspec.structs.replace(run, status="queued")

@@ -64,6 +64,7 @@ async def decide(
             subject=question.tool,
             session_id=run.session_id,
             run_id=run.id,
+            shards=kit.shards.number,
             arguments=hashlib.sha256(question.arguments.encode()).hexdigest(),
             question=question.hash,
             owner=run.principal.user if run.principal.user != by.user else "",

@@ -43,7 +43,7 @@ class Attempt:
     """One worker's attempt to answer one inbound message; `messages` grows as the work goes on.
 
     `number` is the number of the step under way, `stop_at` (seconds since 1970, 0 for never) when the worker must
-    let go at the next step, `fence` the number of its lease.
+    let go at the next step, `fence` the number of its lease, `shards` the number of partitions of what is due.
     `summary` stands for the messages up to the seq `covered`; they are given to no model again.
     `join` gives the messages that came meanwhile and join the run, where the agent wants that.
     """
@@ -63,6 +63,7 @@ class Attempt:
     messages: list[Message] = field(default_factory=list)
     number: int = 0
     fence: int = 0
+    shards: int = 1
     summary: str = ""
     covered: int = 0
     summary_sources: tuple[str, ...] = ()

@@ -207,6 +207,7 @@ def _note(attempt: Attempt, plan: Planned) -> Put:
         agent=run.agent,
         arguments=hashlib.sha256(attempt.bound.toolbox.shown(plan.call).encode()).hexdigest(),
         step=str(plan.number),
+        shards=attempt.shards,
     )
 
 

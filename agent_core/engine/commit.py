@@ -10,7 +10,7 @@ import msgspec
 from agent_core.costs.ledger import ledger_record
 from agent_core.engine import keys
 from agent_core.engine.dead import DeadLetter
-from agent_core.engine.due import asking, entry, moved
+from agent_core.engine.due import asking, entry, moved, noted
 from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
@@ -21,12 +21,13 @@ from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError
 from agent_core.messages import Message, Part, Principal, Text, from_record, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Put, Update, Write
+from agent_core.store.shards import place
 
 MAX_MERGED = 20
 """Messages that may join one run: all of them end with it in one transaction."""
 
-MAX_CLOSED = 4
-"""Writes that close one message: its run, its inbox and due entries, its outbox entry."""
+MAX_CLOSED = 5
+"""Writes that close one message: its run, its inbox and due entries, its outbox entry and the note of it."""
 
 
 class Closing:
@@ -162,8 +163,9 @@ class Closing:
         delivery = self._item.inbound.delivery
         asks: list[Write] = []
         if delivery is not None and delivery.kind in self._kit.asks:
-            key, due = asking(run, delivery, self._kit.clock.now())
-            asks.append(Put(key, to_record(due)))
+            now = self._kit.clock.now()
+            key, due = asking(run, delivery, now, self._kit.shards.number)
+            asks += [Put(key, to_record(due)), noted(key, due, now)]
             self.asks.append((key, due))
         asks += await self._notices(run)
         steps = await self._overflow(journal.writes(), room=MAX_WRITES - 5 - len(asks))
@@ -228,7 +230,9 @@ class Closing:
         """What belongs to the end of a run: itself, its ledger and outbox entries; its message leaves the inbox."""
         # A run that answered in spite of being cancelled a moment ago is answered: the answer was paid for.
         ledger = ledger_record(run, journal.steps())
-        bill = Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger))
+        who, shards = run.principal, self._kit.shards.number
+        key = keys.ledger(who.tenant, run.created_at, run.id, user=who.user, shards=shards)
+        bill = Put(key, to_record(ledger))
         return [bill, *self._closed(self._key, self._item, run)]
 
     def _closed(self, key: Key, item: Pending, run: Run) -> list[Write]:
@@ -237,13 +241,14 @@ class Closing:
         writes: list[Write] = [
             Put(run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
             Delete(key),
-            Delete(Key(keys.DUE, item.due)),
+            Delete(place(item.due)),
         ]
         if item.inbound.delivery is not None:
             push = msgspec.structs.replace(
                 entry(run), kind="push", delivery=item.inbound.delivery, push_id=run.push_id
             )
-            writes.append(Put(push_key(run, self._kit.lease_seconds), to_record(push)))
+            place_of = push_key(run, self._kit.lease_seconds, self._kit.shards.number)
+            writes += [Put(place_of, to_record(push)), noted(place_of, push, run.finished_at)]
         return writes
 
     def _listing(self, head: Head) -> Put:
@@ -320,9 +325,9 @@ class Closing:
         return writes
 
 
-def push_key(run: Run, seconds: float) -> Key:
+def push_key(run: Run, seconds: float, shards: int = 1) -> Key:
     """The outbox entry of a run's reply. The worker has so many seconds for the first try, then it is the sweeper's."""
-    return keys.due(run.finished_at + seconds, run.principal.tenant, run.id, suffix="/push")
+    return keys.due(run.finished_at + seconds, run.principal.tenant, run.id, suffix="/push", shards=shards)
 
 
 def title(message: Message) -> str:

@@ -7,12 +7,14 @@ from typing import Literal
 import msgspec
 
 from agent_core.engine import keys
+from agent_core.engine.due import noted
 from agent_core.engine.kit import Kit
 from agent_core.engine.runs import Delivery, Due, Head, Pending, Run
 from agent_core.errors import ConditionError, ConflictError, NotFoundError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.security import audit
 from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Update, Write
+from agent_core.store.records import readable
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,7 +60,7 @@ def dead_letter(
 async def list_dead(kit: Kit, tenant: str, *, limit: int = 100, after: str = "") -> list[DeadLetter]:
     """Dead letters of a tenant, by run id; `after` is the id of the last one already seen."""
     page = await kit.store.query(keys.dead(tenant, "").partition, after=after, limit=limit)
-    return [from_record(DeadLetter, record.fields) for record in page.records]
+    return readable(DeadLetter, page.records)
 
 
 async def read_dead(kit: Kit, tenant: str, run_id: str) -> DeadLetter:
@@ -82,7 +84,13 @@ async def redrive(kit: Kit, tenant: str, run_id: str, by: str) -> DeadLetter:
         await kit.store.write(
             Delete(keys.dead(tenant, run_id + suffix), when=(Equals("run_id", run_id),)),
             audit.entry(
-                kit.clock, tenant, "run.redriven", by=by, session_id=letter.session_id, run_id=run_id
+                kit.clock,
+                tenant,
+                "run.redriven",
+                by=by,
+                session_id=letter.session_id,
+                run_id=run_id,
+                shards=kit.shards.number,
             ),
             *writes,
         )
@@ -94,7 +102,7 @@ async def redrive(kit: Kit, tenant: str, run_id: str, by: str) -> DeadLetter:
 async def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
     assert letter.pending is not None  # a run's letter carries its message
     principal = letter.principal
-    due = keys.due(kit.clock.now(), principal.tenant, letter.run_id)
+    due = keys.due(kit.clock.now(), principal.tenant, letter.run_id, shards=kit.shards.number)
     state = Key(keys.session(principal, letter.session_id), keys.STATE)
     record = await kit.store.get(state)
     latest = from_record(Head, record.fields).latest if record is not None else 0
@@ -134,4 +142,6 @@ def _push_again(kit: Kit, letter: DeadLetter) -> list[Write]:
         delivery=letter.delivery,
         push_id=letter.push_id,
     )
-    return [Put(keys.due(kit.clock.now(), principal.tenant, letter.run_id, suffix="/push"), to_record(entry))]
+    now = kit.clock.now()
+    key = keys.due(now, principal.tenant, letter.run_id, suffix="/push", shards=kit.shards.number)
+    return [Put(key, to_record(entry)), noted(key, entry, now)]

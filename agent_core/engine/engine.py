@@ -19,10 +19,22 @@ from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
+from agent_core.engine.places import Places
 from agent_core.engine.points import point
 from agent_core.engine.reading import read_all, read_run, recent_runs
-from agent_core.engine.runs import BATCH, Due, Head, Inbound, Run, RunEvent, Session, SessionPage, Step
-from agent_core.engine.sweeper import Swept, Wake, sweep
+from agent_core.engine.runs import (
+    BATCH,
+    Due,
+    Head,
+    Inbound,
+    Listed,
+    Run,
+    RunEvent,
+    Session,
+    SessionPage,
+    Step,
+)
+from agent_core.engine.sweeper import Sweeper, Swept, Wake
 from agent_core.engine.window import whole
 from agent_core.engine.worker import Worker
 from agent_core.errors import (
@@ -35,6 +47,7 @@ from agent_core.errors import (
 )
 from agent_core.messages import Message, Principal, from_record
 from agent_core.store.base import Key
+from agent_core.store.records import readable
 
 log = logging.getLogger("sampan.engine")
 
@@ -59,6 +72,8 @@ class Engine:
         self._working: set[str] = set()
         self._attended: dict[str, set[Feed]] = {}
         self._leaving: Literal["", "waking", "quietly"] = ""
+        places = Places(self._take_up, self._spawn)
+        self._sweeper = Sweeper(kit, self.wake if wake is not None else places.add)
 
     # Ways in
 
@@ -254,7 +269,7 @@ class Engine:
 
     async def sweep(self) -> Swept:
         """Look after what was left lying: call it once a minute."""
-        return await sweep(self._kit, self.wake)
+        return await self._sweeper.sweep()
 
     async def _attend(self, run: Run, feed: Feed, stop_at: float) -> None:
         """Stay with a run that is worked on elsewhere until it is over; take it over if its worker died.
@@ -333,7 +348,7 @@ class Engine:
         point("after wake")
 
     async def _take_up(
-        self, principal: Principal, session_id: str, stop_at: float
+        self, principal: Principal, session_id: str, stop_at: float = 0.0
     ) -> asyncio.Task[None] | None:
         lease = lease_of(self._kit, principal, session_id)
         if not await take(self._kit, lease):
@@ -462,7 +477,9 @@ class Engine:
 
     async def runs(self, principal: Principal, *, limit: int = 50, before: str = "") -> list[Run]:
         """Ended runs of this caller, newest first; `before` is the id of the last run already seen."""
-        return await recent_runs(self._store, self._clock, principal, limit, before)
+        return await recent_runs(
+            self._store, self._clock, self._kit.shards, principal, limit=limit, before=before
+        )
 
     def _own(self, principal: Principal, run: Run, oversees: bool = False) -> Run:
         if run.principal.user != principal.user and not (oversees and run.by_channel):
@@ -486,13 +503,13 @@ class Engine:
         page = await self._store.query(keys.sessions(principal), after=after, limit=limit, reverse=True)
         return [
             Session(
-                id=record.fields["session_id"],
-                agent=record.fields["agent"],
+                id=listed.session_id,
+                agent=listed.agent,
                 user=principal.user,
-                created_at=record.fields["created_at"],
-                title=record.fields["title"],
+                created_at=listed.created_at,
+                title=listed.title,
             )
-            for record in page.records
+            for listed in readable(Listed, page.records)
         ]
 
     async def session(
@@ -504,8 +521,7 @@ class Engine:
         page = await self._store.query(
             partition, keys.MESSAGE, after=keys.message(partition, after).sort, limit=limit
         )
-        messages = [from_record(Message, record.fields) for record in page.records]
-        messages = [message for message in messages if message.seq <= head.messages]
+        messages = [m for m in readable(Message, page.records) if m.seq <= head.messages]
         session = Session(
             id=session_id,
             agent=head.agent,
@@ -515,8 +531,10 @@ class Engine:
             messages=head.messages,
             busy=head.lease_until > self._clock.now(),
         )
-        more = bool(messages) and messages[-1].seq < head.messages
-        return SessionPage(session=session, messages=tuple(messages), after=messages[-1].seq if more else 0)
+        last = keys.seq(page.records[-1].key.sort) if page.records else head.messages
+        return SessionPage(
+            session=session, messages=tuple(messages), after=last if last < head.messages else 0
+        )
 
     async def _head(self, principal: Principal, session_id: str) -> Head:
         record = await self._store.get(Key(keys.session(principal, session_id), keys.STATE))

@@ -10,11 +10,24 @@ from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.reading import bill_so_far
-from agent_core.engine.runs import Due, Head, Pending, Run
+from agent_core.engine.runs import Head, Run
 from agent_core.errors import ConditionError, LeaseLostError, SessionBusyError
-from agent_core.messages import Message, Principal, from_record, to_record
+from agent_core.messages import Principal, from_record, to_record
 from agent_core.security import audit
-from agent_core.store.base import MAX_WRITES, Delete, Equals, Key, LoggedStore, Put, Store, Update
+from agent_core.store.base import (
+    MAX_WRITES,
+    Delete,
+    Equals,
+    Fields,
+    Key,
+    LoggedStore,
+    Put,
+    Record,
+    Store,
+    Update,
+)
+from agent_core.store.records import readable_or_none
+from agent_core.store.shards import place
 
 
 class Remains(msgspec.Struct):
@@ -43,14 +56,19 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
         doomed.append(Key(keys.sessions(principal), head.listed))
     await kit.blobs.erase(principal.tenant, room(principal, session_id))
     for run_id, times in remains.times.items():
-        await _unname(kit, principal.tenant, run_id, remains.runs.get(run_id), times)
+        await _unname(kit, principal, run_id, remains.runs.get(run_id), times)
     try:
         for start in range(0, len(doomed), MAX_WRITES - 1):
             point("before erasure")
             batch = [Delete(key) for key in doomed[start : start + MAX_WRITES - 1]]
             await kit.store.write(lease.renewal(kit.clock.now()), *batch)
         erased = audit.entry(
-            kit.clock, principal.tenant, "session.erased", by=principal.user, session_id=session_id
+            kit.clock,
+            principal.tenant,
+            "session.erased",
+            by=principal.user,
+            session_id=session_id,
+            shards=kit.shards.number,
         )
         await kit.store.write(Delete(lease.head, when=lease.held), erased)
         point("after erasure")
@@ -75,13 +93,14 @@ async def _remains(store: Store, principal: Principal, session_id: str) -> Remai
     while True:
         page = await store.query(keys.session(principal, session_id), after=after, limit=1000)
         for record in page.records:
+            # Read as they are: one that this Sampan can't read must go all the same.
+            run_id = str(record.fields.get("run_id", ""))
             if record.key.sort.startswith(keys.MESSAGE):
-                message = from_record(Message, record.fields)
-                remains.times.setdefault(message.run_id, set()).add(message.created_at)
+                at = record.fields.get("created_at", 0.0)
+                remains.times.setdefault(run_id, set()).add(at if isinstance(at, float | int) else 0.0)
             elif record.key.sort.startswith(keys.PENDING):
-                item = from_record(Pending, record.fields)
-                remains.times.setdefault(item.run_id, set())
-                remains.keys.append(Key(keys.DUE, item.due))
+                remains.times.setdefault(run_id, set())
+                remains.keys += _entry(record.fields)
             if record.key.sort != keys.STATE:
                 remains.keys.append(record.key)
         after = page.after
@@ -91,8 +110,9 @@ async def _remains(store: Store, principal: Principal, session_id: str) -> Remai
     while unread:
         run_id = unread.pop()
         stored = await store.get(Key(keys.run(principal.tenant, run_id), keys.RUN))
-        if stored is not None:
-            run = remains.runs[run_id] = from_record(Run, stored.fields)
+        run = readable_or_none(Run, stored) if stored is not None else None
+        if run is not None:
+            remains.runs[run_id] = run
             # Their messages stand in the session under the run that answered them too.
             unread += [other for other in run.joined if other not in remains.times]
             remains.times.update({other: set() for other in run.joined if other not in remains.times})
@@ -104,56 +124,58 @@ async def _doomed(kit: Kit, principal: Principal, remains: Remains) -> list[Key]
     tenant = principal.tenant
     doomed: list[Key] = []
     for run_id in remains.times:
-        doomed += await _keys_of(kit.store, keys.run(tenant, run_id))
+        for record in await _records_of(kit.store, keys.run(tenant, run_id)):
+            doomed.append(record.key)
+            if record.key.sort.startswith(keys.NOTE):  # a reply to be pushed, a question to be asked
+                doomed += _entry(record.fields)
         doomed += await _keys_of(kit.store, keys.watchers(tenant, run_id))
         doomed += [keys.dead(tenant, run_id), keys.dead(tenant, f"{run_id}/push")]
+        if kit.hooks is not None:
+            for record in await _records_of(kit.store, keys.hooks(tenant), keys.NOTICE + run_id):
+                doomed += [record.key, *_entry(record.fields)]
     for run in remains.runs.values():
         if run.channel in kit.deliverers:
             doomed += await _keys_of(kit.store, keys.sent(tenant, run.channel), run.id)
-        if kit.hooks is not None:
-            doomed += await _keys_of(kit.store, keys.hooks(tenant), keys.NOTICE + run.id)
-    doomed += await _due_of(kit.store, tenant, set(remains.times))
     return list(dict.fromkeys([*doomed, *remains.keys]))
 
 
-async def _unname(kit: Kit, tenant: str, run_id: str, run: Run | None, times: set[float]) -> None:
+def _entry(fields: Fields) -> list[Key]:
+    """The entry in the list of what is due that a record names, if it does."""
+    sort = fields.get("due")
+    return [place(sort)] if isinstance(sort, str) and sort else []
+
+
+async def _unname(kit: Kit, principal: Principal, run_id: str, run: Run | None, times: set[float]) -> None:
     """Take the session's name, which people may have chosen, out of the ledger; what the run cost stays."""
+    user, shards = principal.user, kit.shards
     if run is not None and not run.done:
         # What it has cost so far would stand there once it ended.
         bill = msgspec.structs.replace(await bill_so_far(kit.store, run), session_id="")
-        await kit.store.write(Put(keys.ledger(tenant, run.created_at, run_id), to_record(bill)))
+        key = keys.ledger(principal.tenant, run.created_at, run_id, user=user, shards=shards.number)
+        await kit.store.write(Put(key, to_record(bill)))
         return
     for created_at in times if run is None else (run.created_at,):
-        entry = keys.ledger(tenant, created_at, run_id)
-        try:
-            await kit.store.write(Update(entry, set={"session_id": ""}, when=(Equals("run_id", run_id),)))
-        except ConditionError:
-            pass  # none: it joined another run, or was not made at this time
+        entries = [
+            keys.ledger(principal.tenant, created_at, run_id, user=user, shards=number)
+            for number in await shards.numbers()
+        ]
+        for entry in dict.fromkeys([*entries, keys.ledger(principal.tenant, created_at, run_id)]):
+            try:
+                await kit.store.write(Update(entry, set={"session_id": ""}, when=(Equals("run_id", run_id),)))
+            except ConditionError:
+                pass  # it stands elsewhere, or there is none: it joined another run, was not made at this time
 
 
-async def _due_of(store: Store, tenant: str, runs: set[str]) -> list[Key]:
-    """What is due for these runs: replies to be pushed, questions to be asked, notices; they hold addresses."""
-    found: list[Key] = []
+async def _records_of(store: Store, partition: str, prefix: str = "") -> list[Record]:
+    found: list[Record] = []
     after = ""
     while True:
-        page = await store.query(keys.DUE, after=after, limit=1000)
-        for record in page.records:
-            due = from_record(Due, record.fields)
-            # A notice's id is that of its run, with more behind a dot.
-            run_id = due.run_id.partition(".")[0]
-            if due.tenant == tenant and run_id in runs and due.kind != audit.KIND:
-                found.append(record.key)
+        page = await store.query(partition, prefix, after=after, limit=1000)
+        found += page.records
         after = page.after
         if not after:
             return found
 
 
 async def _keys_of(store: Store, partition: str, prefix: str = "") -> list[Key]:
-    found: list[Key] = []
-    after = ""
-    while True:
-        page = await store.query(partition, prefix, after=after, limit=1000)
-        found += [record.key for record in page.records]
-        after = page.after
-        if not after:
-            return found
+    return [record.key for record in await _records_of(store, partition, prefix)]

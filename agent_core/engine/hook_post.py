@@ -7,15 +7,15 @@ import logging
 import msgspec
 
 from agent_core.clock import Clock
-from agent_core.engine import keys
-from agent_core.engine.hooks import KEPT_SECONDS, KIND, Endpoint, Hooks, Notice, due_put, place
+from agent_core.engine.hooks import KEPT_SECONDS, Endpoint, Hooks, Notice, due_put, place
 from agent_core.engine.outbox import SCHEDULE
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due
 from agent_core.errors import AgentError, ConditionError, NotFoundError
 from agent_core.messages import from_record, to_record
 from agent_core.security.signatures import standard_headers
-from agent_core.store.base import Delete, Equals, Key, Put, Store, quoted
+from agent_core.store.base import Delete, Equals, Key, Put, Store, Update
+from agent_core.store.shards import later
 from agent_core.wire.base import Request, Timeouts, Wire
 
 log = logging.getLogger("sampan.hooks")
@@ -42,18 +42,16 @@ class HookPost:
 
     async def tell(self, key: Key, due: Due) -> bool:
         """Try one notice at one endpoint, for the worker that made it and for the sweeper; False where that failed."""
-        mine = keys.due(
-            self._clock.now() + OURS_SECONDS,
-            due.tenant,
-            f"{quoted(due.run_id)}/{due.push_id}",
-            suffix=f"/{KIND}",
-        )
+        mine = later(key, self._clock.now() + OURS_SECONDS)
+        noted = Update(self._place(due), set={"due": mine.sort}, when=(Equals("id", due.run_id),))
         try:
             # Mine for a while, so that two do not both tell.
             await self._store.write(
-                Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due))
+                Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)), noted
             )
-        except ConditionError:
+        except ConditionError as error:
+            if error.index == 2:  # there is no such notice any more
+                await self._store.write(Delete(key))
             return True
         notice = await self._notice(due)
         try:
@@ -99,8 +97,9 @@ class HookPost:
             await self._over(endpoint.tenant, mine, notice, "failed", told)
             return
         seconds = max(SCHEDULE[tries - 1] * (1 + 0.2 * self._clock.random()), retry_after)
-        later = msgspec.structs.replace(notice, tries=tries, told=told, next_at=now + seconds)
-        await self._keep(endpoint.tenant, mine, later, due_put(endpoint.tenant, later, now + seconds))
+        again = later(mine, now + seconds)
+        kept = msgspec.structs.replace(notice, tries=tries, told=told, next_at=now + seconds, due=again.sort)
+        await self._keep(endpoint.tenant, mine, kept, due_put(endpoint.tenant, kept))
 
     async def _sent(self, endpoint: Endpoint, notice: Notice) -> tuple[int, str, float]:
         """The status of the answer (0: none came), what it says, and when to come back."""
@@ -124,9 +123,11 @@ class HookPost:
         return answer.status, told, _retry_after(answer.headers.get("retry-after", ""))
 
     async def _notice(self, due: Due) -> Notice | None:
-        wanted = place(due.tenant, Notice(id=due.run_id, endpoint=due.push_id, type="", at=0.0, body=""))
-        record = await self._store.get(wanted)
+        record = await self._store.get(self._place(due))
         return from_record(Notice, record.fields) if record is not None else None
+
+    def _place(self, due: Due) -> Key:
+        return place(due.tenant, Notice(id=due.run_id, endpoint=due.push_id, type="", at=0.0, body=""))
 
     async def _over(self, tenant: str, mine: Key, notice: Notice | None, status: str, told: str) -> None:
         """Write down how it ended; nothing of it is due any more."""

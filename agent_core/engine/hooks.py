@@ -26,7 +26,9 @@ from agent_core.errors import ConditionError, ConflictError, ForbiddenAddressErr
 from agent_core.messages import from_record, to_record
 from agent_core.security import audit
 from agent_core.security.seal import Seal
+from agent_core.store import shards
 from agent_core.store.base import Absent, Delete, Equals, Key, Put, Store, Update, Version, quoted
+from agent_core.store.records import readable
 from agent_core.wire.reach import Reach
 
 KIND = "hook"
@@ -79,7 +81,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that is told to one endpoint, under an `id` that is the same for every try and every endpoint."""
+    """Something that is told to one endpoint, under an `id` that is the same for every try and every endpoint.
+
+    `due` is the sort key of its entry in the list of what is due.
+    """
 
     id: str
     endpoint: str
@@ -90,16 +95,18 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tries: int = 0
     told: str = ""
     next_at: float = 0.0
+    due: str = ""
 
 
 class Hooks:
     """Knows the endpoints of tenants, and makes the writes that tell them of something."""
 
-    def __init__(self, store: Store, seal: Seal, clock: Clock, reach: Reach) -> None:
+    def __init__(self, store: Store, seal: Seal, clock: Clock, reach: Reach, number: int = 1) -> None:
         self._store = store
         self._seal = seal
         self._clock = clock
         self.reach = reach
+        self._number = number
         self._known: dict[str, tuple[float, list[Endpoint]]] = {}
 
     # What is told
@@ -148,10 +155,17 @@ class Hooks:
         now = self._clock.now()
         body = msgspec.json.encode({"type": kind, "timestamp": _stamp(now), "data": data}).decode()
         notice = Notice(id=unique, endpoint=endpoint.id, type=kind, at=now, body=body, next_at=now)
+        notice = self._placed(endpoint.tenant, notice, now + seconds)
         return (
             Put(place(endpoint.tenant, notice), to_record(notice), expires_at=now + KEPT_SECONDS),
-            due_put(endpoint.tenant, notice, now + seconds),
+            due_put(endpoint.tenant, notice),
         )
+
+    def _placed(self, tenant: str, notice: Notice, at: float) -> Notice:
+        """The notice with the place of its entry, which is for this time."""
+        name = f"{quoted(notice.id)}/{notice.endpoint}"
+        key = keys.due(at, tenant, name, suffix=f"/{KIND}", shards=self._number)
+        return msgspec.structs.replace(notice, due=key.sort)
 
     # The endpoints
 
@@ -191,7 +205,7 @@ class Hooks:
     async def all(self, tenant: str) -> list[Endpoint]:
         """A tenant's endpoints, oldest first."""
         page = await self._store.query(keys.hooks(tenant), "endpoint/", limit=1000)
-        return [from_record(Endpoint, record.fields) for record in page.records]
+        return readable(Endpoint, page.records)
 
     async def get(self, tenant: str, endpoint_id: str) -> Endpoint:
         """One of them; raises NotFoundError."""
@@ -279,14 +293,14 @@ class Hooks:
     async def sent(self, tenant: str, *, after: str = "", limit: int = 100) -> tuple[list[Notice], str]:
         """What was told or is still to be told, in no order of time; `after` goes on from an earlier page."""
         page = await self._store.query(keys.hooks(tenant), keys.NOTICE, after=after, limit=limit)
-        return [from_record(Notice, record.fields) for record in page.records], page.after
+        return readable(Notice, page.records), page.after
 
     async def resend(self, tenant: str, notice_id: str, endpoint_id: str = "") -> list[tuple[Key, Due]]:
         """Tell it once more, under the same id: to this endpoint, or to all it was for. Raises NotFoundError."""
         page = await self._store.query(
             keys.hooks(tenant), f"{keys.NOTICE}{quoted(notice_id)}/", limit=MOST * 2
         )
-        found = [from_record(Notice, record.fields) for record in page.records]
+        found = readable(Notice, page.records)
         found = [one for one in found if endpoint_id in ("", one.endpoint)]
         if not found:
             raise NotFoundError(
@@ -295,8 +309,9 @@ class Hooks:
         again = []
         for notice in found:
             now = self._clock.now()
-            due = due_put(tenant, notice, now)
             fresh = msgspec.structs.replace(notice, status="pending", tries=0, next_at=now)
+            fresh = self._placed(tenant, fresh, now)
+            due = due_put(tenant, fresh)
             await self._store.write(
                 Put(place(tenant, notice), to_record(fresh), expires_at=now + KEPT_SECONDS), due
             )
@@ -343,8 +358,8 @@ def check_reach(reach: Reach, url: str) -> None:
         raise InputError(f"notices can't go there: {error.detail}", field="url") from None
 
 
-def due_put(tenant: str, notice: Notice, at: float) -> Put:
-    """That a notice is to be told to its endpoint at this time."""
+def due_put(tenant: str, notice: Notice) -> Put:
+    """That a notice is to be told to its endpoint, in its place."""
     due = Due(
         kind=KIND,
         tenant=tenant,
@@ -354,9 +369,7 @@ def due_put(tenant: str, notice: Notice, at: float) -> Put:
         push_id=notice.endpoint,
         attempts=notice.tries,
     )
-    return Put(
-        keys.due(at, tenant, f"{quoted(notice.id)}/{notice.endpoint}", suffix=f"/{KIND}"), to_record(due)
-    )
+    return Put(shards.place(notice.due), to_record(due))
 
 
 def place(tenant: str, notice: Notice) -> Key:

@@ -7,12 +7,13 @@
     <tenant>/run/<run>                  run               the run
                                         step/<number>     its journal
                                         piece/<step>/<fence>/<at>   text that is still streaming
-    <tenant>/ledger/<day>               <time>/<run>      what each run cost
+    <tenant>/ledger/<day>, .../<shard>  <user>%:<time>/<run>  what each run cost (once: <time>/<run>)
     <tenant>/dead                       <run>             runs given up, with their reason and message
     <tenant>/watch/<run>                <connection>      who waits for the run's end
     <tenant>/sent/<channel>             <push id>         how far an answer of the run is (channels/post.py)
     <tenant>/hooks                      notice/<id>/<endpoint>   what is told outside (hooks.py)
-    due                                 <time>/<tenant>/<run>   what the sweeper looks after
+                                        due/<kind>/<push> where its entries in the list of what is due are
+    due, due/<shard>                    <time>/<tenant>/<run>   what the sweeper looks after (store/shards.py)
 
 In a session's partition, `message` < `pending` < `state`: one query from the end reads the head, the inbox and the
 latest messages together.
@@ -27,6 +28,7 @@ from agent_core.clock import sortable_id
 from agent_core.messages import Principal
 from agent_core.store.base import Key
 from agent_core.store.base import quoted as quoted
+from agent_core.store.shards import LIST, shard_of, timed
 
 STATE = "state"
 PENDING = "pending/"
@@ -34,7 +36,10 @@ MESSAGE = "message/"
 RUN = "run"
 STEP = "step/"
 PIECE = "piece/"
-DUE = "due"
+DUE = LIST
+NOTE = "due/"
+OF_USER = "%:"
+"""Ends the name of a user in a sort key: no quoted name has it."""
 PUSH = "push"
 NOTICE = "notice/"
 
@@ -81,6 +86,11 @@ def message(partition: str, seq: int) -> Key:
     return Key(partition, f"{MESSAGE}{seq:012d}")
 
 
+def seq(sort: str) -> int:
+    """The place of a message by its sort key."""
+    return int(sort[len(MESSAGE) :])
+
+
 def pending(partition: str, stamp: int, unique: str) -> Key:
     """A message in the inbox by when it came, in microseconds since 1970 or a little later; an id makes it unique."""
     return Key(partition, f"{PENDING}{stamp:020d}/{unique}")
@@ -101,14 +111,37 @@ def day(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
-def ledger(tenant: str, created_at: float, run_id: str) -> Key:
-    """A run's entry in the ledger of its day; sorts by time."""
-    return Key(f"{quoted(tenant)}/ledger/{day(created_at)}", f"{int(created_at * 1000):013d}/{run_id}")
+def ledger(tenant: str, created_at: float, run_id: str, *, user: str = "", shards: int = 1) -> Key:
+    """A run's entry in the ledger of its day; those of a user sort by time.
+
+    Without the user it is where older versions put it, all users of a day in one row.
+    """
+    shard = shard_of(run_id, shards)
+    partition = f"{quoted(tenant)}/ledger/{day(created_at)}" + (f"/{shard}" if shard else "")
+    return Key(partition, f"{ledger_of(user) if user else ''}{int(created_at * 1000):013d}/{run_id}")
 
 
-def due(at: float, tenant: str, run_id: str, suffix: str = "") -> Key:
-    """An entry in the list of what is due; sorts by time."""
-    return Key(DUE, f"{int(at * 1000):013d}/{quoted(tenant)}/{run_id}{suffix}")
+def ledger_days(tenant: str, at: float, shards: int) -> list[str]:
+    """The partitions of a day's ledger."""
+    first = ledger(tenant, at, "").partition
+    return [first, *(f"{first}/{shard}" for shard in range(1, shards))]
+
+
+def ledger_of(user: str) -> str:
+    """What the entries of a user begin with; a name that is too long for a key has its hash there."""
+    name = quoted(user)
+    return (name if len(name.encode()) <= 256 else hashlib.sha256(name.encode()).hexdigest()) + OF_USER
+
+
+def ledger_place(sort: str) -> tuple[str, str]:
+    """Time and id of the run whose entry in the ledger has this sort key."""
+    time, _, run_id = sort.partition("/")
+    return time.rpartition(OF_USER)[2], run_id
+
+
+def due(at: float, tenant: str, run_id: str, suffix: str = "", *, shards: int = 1) -> Key:
+    """An entry in the list of what is due, in the partition of the run; sorts by time."""
+    return timed(at, f"{quoted(tenant)}/{run_id}{suffix}", shards=shards, by=f"{quoted(tenant)}/{run_id}")
 
 
 def dead(tenant: str, run_id: str) -> Key:

@@ -20,6 +20,7 @@ from agent_core.engine.switches import Switches
 from agent_core.messages import Part, Principal
 from agent_core.security.audit import Audit
 from agent_core.store.base import Key, Store
+from agent_core.store.shards import Shards
 
 
 class Deliverer(Protocol):
@@ -57,7 +58,8 @@ class Kit:
     """What every worker of an engine shares.
 
     `switches` stop agents, tools and tenants, `audit` keeps who did what, `factors` tell whether a person's second
-    factor is right, `hooks` tell addresses of a tenant's what happens there.
+    factor is right, `hooks` tell addresses of a tenant's what happens there, `shards` are the partitions of what is
+    due.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
@@ -76,6 +78,7 @@ class Kit:
     agents: Mapping[str, Bound]
     switches: Switches
     audit: Audit
+    shards: Shards
     lease_seconds: float = 30.0
     run_seconds: float = 90 * 86_400.0
     deliverers: dict[str, Deliverer] = field(default_factory=dict)

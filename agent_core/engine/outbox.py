@@ -8,6 +8,7 @@ import msgspec
 
 from agent_core.engine import keys
 from agent_core.engine.dead import dead_letter
+from agent_core.engine.due import noted, unnoted
 from agent_core.engine.kit import Kit
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due, Run
@@ -15,6 +16,7 @@ from agent_core.engine.window import whole
 from agent_core.errors import AgentError, ConditionError
 from agent_core.messages import from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put
+from agent_core.store.shards import later
 
 log = logging.getLogger("sampan.outbox")
 
@@ -28,7 +30,7 @@ async def push(kit: Kit, key: Key, due: Due) -> bool:
     run = from_record(Run, record.fields) if record is not None else None
     if due.delivery is None or run is None or not run.done or run.push_id != (due.push_id or due.run_id):
         # Erased, or it ended otherwise since: that end has an entry of its own.
-        await kit.store.write(Delete(key))
+        await kit.store.write(Delete(key), unnoted(due))
         return True
     deliverer = kit.deliverers.get(due.delivery.kind)
     try:
@@ -40,7 +42,7 @@ async def push(kit: Kit, key: Key, due: Due) -> bool:
     except AgentError as error:
         await _put_off(kit, key, due, run, error)
         return False
-    await kit.store.write(Delete(key))
+    await kit.store.write(Delete(key), unnoted(due))
     point("after outbox")
     return True
 
@@ -50,9 +52,14 @@ async def push_again(kit: Kit, key: Key, due: Due) -> bool:
 
     It is this process's for a lease's time, then the sweeper takes that for dead.
     """
-    mine = keys.due(kit.clock.now() + kit.lease_seconds, due.tenant, due.run_id, suffix="/push")
+    now = kit.clock.now()
+    mine = later(key, now + kit.lease_seconds)
     try:
-        await kit.store.write(Delete(key, when=(Equals("run_id", due.run_id),)), Put(mine, to_record(due)))
+        await kit.store.write(
+            Delete(key, when=(Equals("run_id", due.run_id),)),
+            Put(mine, to_record(due)),
+            noted(mine, due, now),
+        )
     except ConditionError:
         return False
     await push(kit, mine, due)
@@ -82,13 +89,17 @@ async def _put_off(kit: Kit, key: Key, due: Due, run: Run, error: AgentError) ->
                     alarms += pair
             await kit.store.write(
                 Delete(key, when=still),
+                unnoted(due),
                 Put(keys.dead(due.tenant, f"{due.run_id}/push"), to_record(letter)),
                 *alarms,
             )
             return
         seconds = max(SCHEDULE[due.attempts] * (1 + 0.2 * kit.clock.random()), error.retry_after or 0)
-        later = keys.due(kit.clock.now() + seconds, due.tenant, due.run_id, suffix="/push")
+        now = kit.clock.now()
+        following = later(key, now + seconds)
         entry = msgspec.structs.replace(due, attempts=due.attempts + 1)
-        await kit.store.write(Delete(key, when=still), Put(later, to_record(entry)))
+        await kit.store.write(
+            Delete(key, when=still), Put(following, to_record(entry)), noted(following, due, now)
+        )
     except ConditionError:
         log.info("run=<%s> | delivered by another process meanwhile", due.run_id)

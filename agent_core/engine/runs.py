@@ -255,6 +255,15 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.lease_until > 0
 
 
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as it stands in the list of its user's."""
+
+    session_id: str
+    agent: str
+    created_at: float
+    title: str
+
+
 class Pending(msgspec.Struct, frozen=True, kw_only=True):
     """An inbound message in a session's inbox, and the run that will answer it.
 
@@ -270,7 +279,9 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that must be looked after when its time comes, if it is still there.
 
     Its kind is "run", "push" (an outbox entry), or that of a higher floor ("batch", "schedule"; `run_id` names it).
-    `attempts` counts how often the sweeper queued it again, `push_id` says which end of the run is to be pushed.
+    `attempts` counts how often it was tried in vain, `push_id` says which end of the run is to be pushed.
+    `wakes` counts how often a run's session was woken, in vain, which is done again from `again_at` on
+    and not before; `fence` is that of the session then.
     """
 
     kind: str
@@ -281,3 +292,6 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     delivery: Delivery | None = None
     push_id: str = ""
+    wakes: int = 0
+    again_at: float = 0.0
+    fence: int = 0

@@ -1,40 +1,57 @@
-"""The sweeper: once a minute, whatever was left lying is queued again, and what can't be done is given up."""
+"""The sweeper: once a minute, whatever was left lying is looked after again.
+
+Each entry stands for itself: one that can't be read or looked after, a silent receiver or a tenant's thousands hold up
+no other. Runs come first, and never wait for what leads outside.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import TypeVar
 
 import msgspec
 
 from agent_core.engine import keys
-from agent_core.engine.accept import lease_of, take
+from agent_core.engine.due import ASK
 from agent_core.engine.hooks import KIND as HOOK
 from agent_core.engine.kit import Kit
 from agent_core.engine.outbox import push_again
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due, Head, Pending, Run
-from agent_core.engine.worker import Worker
 from agent_core.errors import AgentError, ConditionError, StoreError
 from agent_core.messages import Principal, from_record
-from agent_core.store.base import Delete, Equals, Key, Record, Update
+from agent_core.store.base import AtMost, Delete, Equals, Key, Update
+from agent_core.store.records import readable_or_none
+from agent_core.store.shards import time_of
 
 log = logging.getLogger("sampan.sweeper")
 
-MAX_ATTEMPTS = 5
-"""How often a run is queued again before it is given up."""
+PAGE = 1000
+READ_AT_ONCE = 8
+AT_ONCE = 16
+"""Entries that are looked after at the same time: runs and what is like them, and again as many that lead outside."""
 
-PAGE = 100
+OUTSIDE_OF_TENANT = 4
+"""Entries of one tenant among those that lead outside."""
 
-MOST_NOTICES = 1000
-"""Webhook notices that one sweep tells of; the others are the next one's."""
+OUTSIDE_SECONDS = 20.0
+"""After this time a sweep begins nothing more that leads outside: the next one does, and sees to new runs first."""
 
-ENDPOINTS_AT_ONCE = 10
+FIRST_PAUSE = 60.0
+LONGEST_PAUSE = 900.0
+"""Seconds from one wake-up of a session that nobody takes up to the next: from the first, twice as long each time."""
+
+FORGOTTEN_AT_ONCE = 10
+"""Entries of one session that a sweep asks about, where none is of the first message of its inbox."""
+
+_OUTSIDE = ("push", HOOK, ASK, "pairing", "batch")
 
 T = TypeVar("T")
 Wake = Callable[[Principal, str], Awaitable[object]]
+Entry = tuple[Key, Due]
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -46,40 +63,162 @@ class Swept(msgspec.Struct, frozen=True):
     others: int = 0
 
 
-async def sweep(kit: Kit, wake: Wake) -> Swept:
-    """Look after all that is due; costs one query where nothing is."""
-    done = {"resumed": 0, "pushed": 0, "given_up": 0, "others": 0}
-    notices: dict[tuple[str, str], list[tuple[Key, Due]]] = {}
-    kept = 0
-    after, more = "", True
-    while more:
-        page = await kit.store.query(keys.DUE, after=after, limit=PAGE)
-        for record in page.records:
-            if int(record.key.sort.split("/", 1)[0]) > kit.clock.now() * 1000:
-                more = False
-                break
-            if record.fields.get("kind") == HOOK:
-                # After all the others, as a dead endpoint may take its time to say nothing.
-                due = from_record(Due, record.fields)
-                if kept < MOST_NOTICES:
-                    notices.setdefault((due.tenant, due.push_id), []).append((record.key, due))
-                    kept += 1
+class Sweeper:
+    """Looks after what is due, in all partitions of the list. `wake` has a session worked on, soon and by anybody."""
+
+    def __init__(self, kit: Kit, wake: Wake) -> None:
+        self._kit = kit
+        self._wake = wake
+
+    async def sweep(self) -> Swept:
+        """Look after all that is due; costs one query of each partition where nothing is.
+
+        Raises StoreError where no partition can be read.
+        """
+        await self._kit.shards.remember()
+        entries = await self._all_due()
+        done: Counter[str] = Counter()
+        inside: dict[Hashable, list[Entry]] = defaultdict(list)
+        outside: dict[Hashable, list[Entry]] = defaultdict(list)
+        for key, due in sorted(entries, key=lambda entry: time_of(entry[0].sort)):
+            (outside if due.kind in _OUTSIDE else inside)[_lane(due)].append((key, due))
+        until = self._kit.clock.monotonic() + OUTSIDE_SECONDS
+
+        async def within(lane: list[Entry]) -> None:
+            await self._inside(lane, done)
+
+        async def without(lane: list[Entry]) -> None:
+            await self._outside(lane, done, until)
+
+        await asyncio.gather(
+            _by_turns(inside.values(), within, AT_ONCE),
+            _by_turns(outside.values(), without, OUTSIDE_OF_TENANT),
+        )
+        return Swept(**{field: done[field] for field in Swept.__struct_fields__})
+
+    async def _all_due(self) -> list[Entry]:
+        places = asyncio.Semaphore(READ_AT_ONCE)
+        failed: list[StoreError] = []
+
+        async def read(partition: str) -> list[Entry]:
+            async with places:
+                try:
+                    return await self._due_in(partition)
+                except StoreError as error:
+                    log.error("due=<%s> | can't be read, its entries wait: %s", partition, error)
+                    failed.append(error)
+                    return []
+
+        partitions = await self._kit.shards.partitions()
+        found = await asyncio.gather(*map(read, partitions))
+        if len(failed) == len(partitions):
+            raise failed[0]
+        return [entry for entries in found for entry in entries]
+
+    async def _due_in(self, partition: str) -> list[Entry]:
+        found: list[Entry] = []
+        after = ""
+        while True:
+            page = await self._kit.store.query(partition, after=after, limit=PAGE)
+            for record in page.records:
+                try:
+                    late = time_of(record.key.sort) > self._kit.clock.now()
+                except ValueError:
+                    log.error("due=<%s> | has no time, so is left as it is", record.key.sort)
+                    continue
+                if late:
+                    return found
+                if (due := readable_or_none(Due, record)) is not None:
+                    found.append((record.key, due))
+            after = page.after
+            if not after:
+                return found
+
+    async def _inside(self, lane: list[Entry], done: Counter[str]) -> None:
+        key, due = lane[0]
+        if due.kind == "run":
+            woken = await _guarded(key, self._session(lane))
+            done["resumed"] += bool(woken)
+            return
+        for key, due in lane:
+            handled = await _guarded(key, self._handled(key, due))
+            done["others"] += handled is not None
+
+    async def _outside(self, lane: list[Entry], done: Counter[str], until: float) -> None:
+        for key, due in lane:
+            if self._kit.clock.monotonic() > until:
+                return
+            if due.kind == "push":
+                pushed = await _guarded(key, push_again(self._kit, key, due))
+                done["pushed"] += bool(pushed)
                 continue
-            what = await _guarded(record.key, _look_after(kit, wake, record))
-            if what:
-                done[what] += 1
-        after = page.after
-        more = more and bool(after)
-    done["others"] += await _tell(kit, notices)
-    return Swept(**done)
+            handled = await _guarded(key, self._handled(key, due))
+            done["others"] += handled is not None
+            if due.kind == HOOK and not handled:
+                return  # an endpoint that fails is tried once in a sweep
+
+    async def _handled(self, key: Key, due: Due) -> bool | None:
+        """What a higher floor has said of it, True where that was nothing; None where there is none for its kind."""
+        handler = self._kit.due.get(due.kind)
+        if handler is None:
+            return None
+        return await handler(key, due) is not False
+
+    async def _session(self, entries: list[Entry]) -> bool:
+        """Have a session worked on whose messages nobody answers; whether it was woken.
+
+        Its first message alone wakes it: the others are answered with it, as soon as it is their turn.
+        """
+        now = self._kit.clock.now()
+        due = entries[0][1]
+        if any(now < each.again_at <= now + LONGEST_PAUSE for _, each in entries):
+            return False  # it was woken, and waits for a worker
+        principal = Principal(tenant=due.tenant, user=due.user)
+        partition = keys.session(principal, due.session_id)
+        record = await self._kit.store.get(Key(partition, keys.STATE))
+        head = from_record(Head, record.fields) if record is not None else Head()
+        if head.lease_until > now:
+            return False  # somebody works on it
+        page = await self._kit.store.query(partition, keys.PENDING, limit=1)
+        first = next((from_record(Pending, record.fields).run_id for record in page.records), "")
+        for key, due in entries:
+            if due.run_id == first:
+                if not await self._marked(key, due, head.fence):
+                    return False
+                await self._wake(principal, due.session_id)
+                return True
+        for key, due in entries[:FORGOTTEN_AT_ONCE]:
+            await _guarded(key, self._leave_or_forget(key, due))
+        return False
+
+    async def _marked(self, key: Key, due: Due, fence: int) -> bool:
+        """Note in the entry that its session is woken now; False where another process did in this moment."""
+        wakes = due.wakes if due.fence == fence else 0  # else somebody took it up since: it is no backlog
+        fields = {
+            "wakes": wakes + 1,
+            "again_at": self._kit.clock.now() + min(FIRST_PAUSE * 2 ** min(wakes, 10), LONGEST_PAUSE),
+            "fence": fence,
+        }
+        point("before attempt")
+        try:
+            still = (Equals("run_id", due.run_id), AtMost("again_at", due.again_at))
+            await self._kit.store.write(Update(key, set=fields, when=still))
+        except ConditionError:
+            return False
+        point("after attempt")
+        return True
+
+    async def _leave_or_forget(self, key: Key, due: Due) -> None:
+        """A run whose turn has not come is left to the one before it; the entry of one that is over goes."""
+        run = await self._kit.store.get(Key(keys.run(due.tenant, due.run_id), keys.RUN))
+        if run is None or from_record(Run, run.fields).done:
+            await self._kit.store.write(Delete(key))
 
 
 async def _guarded(key: Key, work: Awaitable[T]) -> T | None:
     """What looking after an entry comes to; None where it can't be: that must not keep the others waiting."""
     try:
         return await work
-    except StoreError:
-        raise
     except AgentError as error:
         log.error("due=<%s> | can't be looked after: %s", key.sort, error)
     except Exception:  # the outermost boundary of an entry: a bug in one must not stop the others
@@ -87,66 +226,37 @@ async def _guarded(key: Key, work: Awaitable[T]) -> T | None:
     return None
 
 
-async def _tell(kit: Kit, notices: dict[tuple[str, str], list[tuple[Key, Due]]]) -> int:
-    """Tell endpoints what is due, some at once; one that fails is tried once in a sweep."""
-    handler = kit.due.get(HOOK)
-    if handler is None:
-        return 0
-    places = asyncio.Semaphore(ENDPOINTS_AT_ONCE)
-
-    async def tell(waiting: list[tuple[Key, Due]]) -> int:
-        tried = 0
-        async with places:
-            for key, due in waiting:
-                tried += 1
-                if not await _guarded(key, handler(key, due)):
-                    break
-        return tried
-
-    return sum(await asyncio.gather(*(tell(waiting) for waiting in notices.values())))
+def _lane(due: Due) -> Hashable:
+    """What must be looked after one by one: a session's messages, what goes to one receiver, a tenant's log."""
+    if due.kind == "run":
+        return due.kind, due.tenant, due.user, due.session_id
+    if due.kind == HOOK:
+        return due.kind, due.tenant, due.push_id
+    if due.delivery is not None:
+        return due.kind, due.tenant, due.delivery.kind, due.delivery.address
+    return (due.kind, due.tenant, due.run_id)
 
 
-async def _look_after(kit: Kit, wake: Wake, record: Record) -> str:
-    due = from_record(Due, record.fields)
-    principal = Principal(tenant=due.tenant, user=due.user)
-    if due.kind == "push":
-        return "pushed" if await push_again(kit, record.key, due) else ""
-    if due.kind != "run":
-        handler = kit.due.get(due.kind)
-        if handler is not None:
-            await handler(record.key, due)
-        return "others" if handler else ""
-    partition = keys.session(principal, due.session_id)
-    head = await kit.store.get(Key(partition, keys.STATE))
-    if head is not None and from_record(Head, head.fields).lease_until > kit.clock.now():
-        return ""  # somebody works on it
-    first = await kit.store.query(partition, keys.PENDING, limit=1)
-    if not any(from_record(Pending, record.fields).run_id == due.run_id for record in first.records):
-        await _leave_or_forget(kit, record, due)
-        return ""
-    point("before attempt")
-    try:
-        await kit.store.write(Update(record.key, add={"attempts": 1}, when=(Equals("run_id", due.run_id),)))
-    except ConditionError:
-        return ""  # it ended in this moment
-    point("after attempt")
-    if due.attempts < MAX_ATTEMPTS:
-        await wake(principal, due.session_id)
-        return "resumed"
-    lease = lease_of(kit, principal, due.session_id)
-    if not await take(kit, lease):
-        return ""
-    log.error("run=<%s>, session=<%s> | given up after %d attempts", due.run_id, due.session_id, due.attempts)
-    await Worker(kit, principal, due.session_id, lease, {}, 0.0).give_up(due.run_id, due.attempts)
-    await wake(principal, due.session_id)  # what came behind it waits no longer
-    return "given_up"
+async def _by_turns(
+    lanes: Iterable[list[Entry]], work: Callable[[list[Entry]], Awaitable[None]], of_tenant: int
+) -> None:
+    """Work on some lanes at the same time, tenants by turns, on no more than so many of one tenant."""
+    waiting: dict[str, deque[list[Entry]]] = {}
+    for lane in lanes:
+        waiting.setdefault(lane[0][1].tenant, deque()).append(lane)
+    busy: Counter[str] = Counter()
 
+    async def one_after_the_other() -> None:
+        # Where all that wait are at their bound, those who work on them go on with them: this one is not needed.
+        while (tenant := next((one for one in waiting if busy[one] < of_tenant), None)) is not None:
+            mine = waiting.pop(tenant)
+            lane = mine.popleft()
+            if mine:
+                waiting[tenant] = mine  # at the end: now it is the others' turn
+            busy[tenant] += 1
+            try:
+                await work(lane)
+            finally:
+                busy[tenant] -= 1
 
-async def _leave_or_forget(kit: Kit, record: Record, due: Due) -> None:
-    """A run whose turn has not come is left to the one before it: no attempt at it was made, so none may count.
-
-    An entry of a run that is over, or was erased, is removed.
-    """
-    run = await kit.store.get(Key(keys.run(due.tenant, due.run_id), keys.RUN))
-    if run is None or from_record(Run, run.fields).done:
-        await kit.store.write(Delete(record.key))
+    await asyncio.gather(*(one_after_the_other() for _ in range(AT_ONCE)))

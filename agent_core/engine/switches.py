@@ -2,16 +2,18 @@
 
     switches    <tenant>/<kind>/<name>    what is stopped, since when, why
 
-A turn asks the store nothing for it. Whoever throws a switch counts up `switched` in each run under way, and the write
-that journals a step fails on that: so a run notices at its next step, wherever it is worked on. What begins later, and
-each step of it, is held against what its process has read, at most five seconds ago.
+A turn asks the store nothing for it: each step is held against what its process has read, at most five seconds ago.
+So that a run notices at its very next step, wherever it is worked on, whoever throws a switch counts up `switched` in
+the runs under way, up to 10,000 in each partition of what is due: the write that journals a step fails on that. With
+more of them under way, the others notice within the five seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -20,12 +22,14 @@ from agent_core.engine import keys
 from agent_core.engine.hooks import Hooks
 from agent_core.engine.runs import Due
 from agent_core.errors import ConditionError, InputError, KilledError, NotFoundError
-from agent_core.messages import from_record, to_record
+from agent_core.messages import to_record
 from agent_core.security import audit
-from agent_core.store.base import Above, Condition, Delete, Equals, Key, Put, Record, Store, Update
+from agent_core.store.base import MAX_QUERY, Above, Condition, Delete, Equals, Key, Put, Record, Store, Update
+from agent_core.store.records import readable_or_none
+from agent_core.store.shards import Shards, time_of
 
-KINDS = ("agent", "tool", "tenant")
 Kind = Literal["agent", "tool", "tenant"]
+KINDS: tuple[Kind, ...] = ("agent", "tool", "tenant")
 
 EVERY_TENANT = "*"
 """Stands for all tenants. Only who reaches the store may say it."""
@@ -35,6 +39,8 @@ CACHE_SECONDS = 5.0
 
 _PARTITION = "switches"
 _AT_ONCE = 25
+_UNDER_WAY_SECONDS = 600.0
+_PAGES = 10
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,8 +63,11 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Switches:
     """Throws, lifts and knows switches. One per process."""
 
-    def __init__(self, store: Store, clock: Clock, hooks: Hooks | None = None) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, hooks: Hooks | None = None, shards: Shards | None = None
+    ) -> None:
         self._store = store
+        self._shards = shards or Shards(store, clock)
         self._hooks = hooks
         self._clock = clock
         self._known: dict[tuple[str, str, str], Switch] = {}
@@ -118,8 +127,8 @@ class Switches:
         while True:
             page = await self._store.query(_PARTITION, after=after, limit=1000)
             for record in page.records:
-                one = from_record(Switch, record.fields)
-                known[one.tenant, one.kind, one.name] = one
+                if (one := readable_or_none(Switch, record) or _by_place(record.key)) is not None:
+                    known[one.tenant, one.kind, one.name] = one
             after = page.after
             if not after:
                 break
@@ -150,18 +159,28 @@ class Switches:
         when: tuple[Condition, ...] = (Above("created_at", 0),)
         if switch.kind == "agent":
             when = (Equals("agent", switch.name),)
-        told = 0
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def told(due: Due) -> bool:
+            async with places:
+                return await self._told(due, when)
+
+        runs: list[Due] = []
+        for found in await asyncio.gather(*map(self._under_way, await self._shards.partitions())):
+            runs += [due for record in found if (due := _run(record, switch.tenant))]
+        return sum(await asyncio.gather(*map(told, runs)))
+
+    async def _under_way(self, partition: str) -> Sequence[Record]:
+        """What is due within minutes: there a run stands whose worker must soon have shown that it lives."""
+        found: list[Record] = []
         after = ""
-        while True:
-            page = await self._store.query(keys.DUE, after=after, limit=1000)
-            runs = [due for record in page.records if (due := _run(record, switch.tenant))]
-            for place in range(0, len(runs), _AT_ONCE):
-                told += sum(
-                    await asyncio.gather(*(self._told(due, when) for due in runs[place : place + _AT_ONCE]))
-                )
+        for _ in range(_PAGES):
+            page = await self._store.query(partition, after=after, limit=MAX_QUERY)
+            found += page.records
             after = page.after
-            if not after:
-                return told
+            if not after or time_of(after) > self._clock.now() + _UNDER_WAY_SECONDS:
+                break
+        return found
 
     async def _told(self, due: Due, when: tuple[Condition, ...]) -> bool:
         key = Key(keys.run(due.tenant, due.run_id), keys.RUN)
@@ -173,12 +192,22 @@ class Switches:
 
 
 def _run(record: Record, tenant: str) -> Due | None:
-    due = from_record(Due, record.fields)
-    return due if due.kind == "run" and tenant in (EVERY_TENANT, due.tenant) else None
+    due = readable_or_none(Due, record)
+    return due if due and due.kind == "run" and tenant in (EVERY_TENANT, due.tenant) else None
 
 
 def _place(tenant: str, kind: str, name: str) -> Key:
     return Key(_PARTITION, f"{keys.quoted(tenant)}/{kind}/{keys.quoted(name)}")
+
+
+def _by_place(key: Key) -> Switch | None:
+    """What is stopped by a record that can't be read: its place tells, and what was stopped must not run for that."""
+    tenant, _, rest = key.sort.partition("/")
+    kind, _, name = rest.partition("/")
+    for known in KINDS:
+        if kind == known:
+            return Switch(kind=known, name=unquote(name), tenant=unquote(tenant), by="", at=0.0)
+    return None
 
 
 def _check(switch: Switch) -> None:

@@ -32,6 +32,8 @@ from agent_core.errors import ConditionError, InputError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.security import audit
 from agent_core.store.base import Absent, Delete, Key, Put, Record, WholeStore, Write, quoted
+from agent_core.store.records import readable_or_none
+from agent_core.store.shards import is_list
 
 VERSION = 1
 """Of the export's form."""
@@ -216,22 +218,28 @@ class Tenants:
             if record.key == _stop(erasure.tenant) or (kind == "audit" and not log_too):
                 continue  # what stops the tenant goes last, with the erasure itself
             if kind == "ledger":
-                entry = from_record(Ledger, record.fields)
-                if not entry.erased:
+                entry = readable_or_none(Ledger, record)
+                if entry is None:  # its names can't be taken out, so it goes whole
+                    doomed.append(Delete(record.key))
+                    removed += 1
+                elif not entry.erased:
                     await self._store.write(*_nameless(record.key, entry, erasure.salt))
                     renamed += 1
                 continue
             if (
                 kind == "run"
                 and record.key.sort == keys.RUN
-                and not (run := from_record(Run, record.fields)).done
+                and (run := readable_or_none(Run, record)) is not None
+                and not run.done
             ):
                 # It never came to its end, at which what it cost is written down.
                 bill = await bill_so_far(self._store, run)
-                place = keys.ledger(run.principal.tenant, run.created_at, run.id)
+                who = run.principal
+                place = keys.ledger(who.tenant, run.created_at, run.id, user=who.user)
                 await self._store.write(_nameless(place, bill, erasure.salt)[1])
                 renamed += 1
-            self._held_until = max(self._held_until, float(record.fields.get("lease_until", 0.0)))
+            until = record.fields.get("lease_until", 0.0)
+            self._held_until = max(self._held_until, until if isinstance(until, float | int) else 0.0)
             doomed.append(Delete(record.key))
             removed += 1
             if len(doomed) == _AT_ONCE:
@@ -268,9 +276,10 @@ def belongs(record: Record, tenant: str) -> bool:
     """Whether a record is of this tenant: by its partition, its sort key, or what it says itself."""
     own = quoted(tenant)
     head, slash, _ = record.key.partition.partition("/")
-    if record.key.partition in ("due", "switches", _ERASING):
-        parts = record.key.sort.split("/")
-        return (parts[1] if record.key.partition == "due" else parts[0]) == own and head != _ERASING
+    if is_list(record.key.partition):
+        return own in record.key.sort.split("/")[1:2]
+    if record.key.partition in ("switches", _ERASING):
+        return record.key.sort.split("/")[0] == own and head != _ERASING
     if slash and record.key.partition.count("/") == 1 and record.key.sort == _OWNED.get(head):
         owner: Mapping[str, Any] = record.fields.get("principal", record.fields)
         return bool(owner.get("tenant", Principal().tenant) == tenant)
@@ -280,8 +289,10 @@ def belongs(record: Record, tenant: str) -> bool:
 def kind_of(key: Key) -> str:
     """What a record is, by where it lies: session, run, ledger, due, key, ..."""
     head, slash, rest = key.partition.partition("/")
+    if is_list(key.partition):
+        return "audit" if key.sort.endswith(f"/{audit.KIND}") else head
     if not slash:
-        return "audit" if head == "due" and key.sort.endswith(f"/{audit.KIND}") else head
+        return head
     if "/" not in rest and key.sort == _OWNED.get(head):
         return head
     return rest.partition("/")[0]
@@ -300,7 +311,9 @@ def _nameless(key: Key, entry: Ledger, salt: str) -> list[Write]:
         user=other(entry.user),
         erased=True,
     )
-    place = Key(key.partition, f"{key.sort.partition('/')[0]}/{after.run_id}")
+    time, _ = keys.ledger_place(key.sort)
+    whose = keys.ledger_of(after.user) if keys.OF_USER in key.sort else ""
+    place = Key(key.partition, f"{whose}{time}/{after.run_id}")
     return [Delete(key), Put(place, to_record(after))]
 
 

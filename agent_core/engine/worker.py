@@ -156,6 +156,7 @@ class Worker:
             switches=kit.switches,
             stop_at=self._stop_at,
             fence=self._lease.fence,
+            shards=kit.shards.number,
             summary=view.head.summary,
             covered=view.head.covered,
             summary_sources=trust.of_summary(view.head),
@@ -224,7 +225,7 @@ class Worker:
 
     async def _push(self, run: Run) -> None:
         """Try the first delivery at once, if there is one; the outbox entry stays until it arrives."""
-        key = push_key(run, self._kit.lease_seconds)
+        key = push_key(run, self._kit.lease_seconds, self._kit.shards.number)
         record = await self._kit.store.get(key)
         if record is not None:
             await push(self._kit, key, from_record(Due, record.fields))

@@ -16,7 +16,6 @@ import msgspec
 
 from agent_core.agent import Agent, Schedule
 from agent_core.clock import Clock
-from agent_core.engine import keys
 from agent_core.engine.engine import Engine
 from agent_core.engine.points import point
 from agent_core.engine.runs import Due, Inbound
@@ -24,6 +23,8 @@ from agent_core.errors import AgentError, ConditionError, ConfigError, StoreErro
 from agent_core.messages import DataClass, Message, from_record, to_record
 from agent_core.schedules.records import KIND, OWNER, Planned, planned, schedule_key, stamp
 from agent_core.store.base import Absent, Delete, Equals, Key, Put, Store, Write
+from agent_core.store.records import readable
+from agent_core.store.shards import place
 
 log = logging.getLogger("sampan.schedules")
 
@@ -174,7 +175,7 @@ class Schedules:
         after = ""
         while True:
             page = await self._store.query(schedule_key("").partition, after=after, limit=1000)
-            found += [from_record(Planned, record.fields) for record in page.records]
+            found += readable(Planned, page.records)
             after = page.after
             if not after:
                 return found
@@ -201,11 +202,11 @@ def _entry(schedule: Planned) -> list[Write]:
     if not schedule.due:
         return []
     due = Due(kind=KIND, tenant=OWNER.tenant, user=OWNER.user, session_id="", run_id=schedule.id)
-    return [Put(Key(keys.DUE, schedule.due), to_record(due))]
+    return [Put(place(schedule.due), to_record(due))]
 
 
 def _no_entry(schedule: Planned) -> list[Write]:
-    return [Delete(Key(keys.DUE, schedule.due))] if schedule.due else []
+    return [Delete(place(schedule.due))] if schedule.due else []
 
 
 def _latest(times: Times, first: float, now: float) -> float:

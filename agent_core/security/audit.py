@@ -1,6 +1,6 @@
 """The audit log: who did what. Chained by hash, so that a line that was changed, moved or taken out is found.
 
-    due              <time>/<tenant>/<id>/audit   an entry, stored in the transaction of what it tells of
+    due, due/<n>     <time>/<tenant>/<id>/audit   an entry, stored in the transaction of what it tells of
     <tenant>/audit   head                         how many lines there are, and the hash of the last one
                      line/<number>                the lines, each with the hash of the one before it
 
@@ -23,6 +23,8 @@ from agent_core.clock import Clock
 from agent_core.errors import ConditionError, ConfigError
 from agent_core.messages import from_record, to_record
 from agent_core.store.base import Absent, Delete, Equals, Key, Put, Record, Store, Version, Write, quoted
+from agent_core.store.records import readable, readable_or_none
+from agent_core.store.shards import LIST, Shards, time_of, timed
 
 log = logging.getLogger("sampan.audit_log")
 
@@ -54,7 +56,6 @@ Act = Literal[
     "tool.called",
 ]
 
-_DUE = "due"
 _HEAD = "head"
 _LINE = "line/"
 _AT_ONCE = 45
@@ -131,9 +132,13 @@ def entry(
     subject: str = "",
     session_id: str = "",
     run_id: str = "",
+    shards: int = 1,
     **detail: str,
 ) -> Put:
-    """The write that belongs into the transaction of an act."""
+    """The write that belongs into the transaction of an act.
+
+    `shards` is the number of partitions of what is due; for acts that are rare, one does.
+    """
     now, unique = clock.now(), clock.new_id()
     made = Entry(
         tenant=tenant,
@@ -146,14 +151,16 @@ def entry(
         subject=subject,
         detail={name: text for name, text in detail.items() if text},
     )
-    return Put(Key(_DUE, f"{int(now * 1000):013d}/{quoted(tenant)}/{unique}/{KIND}"), to_record(made))
+    key = timed(now, f"{quoted(tenant)}/{unique}/{KIND}", shards=shards, by=quoted(tenant))
+    return Put(key, to_record(made))
 
 
 class Audit:
     """Links, reads and verifies the logs of all tenants."""
 
-    def __init__(self, store: Store, clock: Clock, keys: str = "") -> None:
+    def __init__(self, store: Store, clock: Clock, keys: str = "", shards: Shards | None = None) -> None:
         self._store = store
+        self._shards = shards or Shards(store, clock)
         self._clock = clock
         self._keys = {hashlib.sha256(key.encode()).hexdigest()[:8]: key.encode() for key in keys.split()}
         for key in self._keys.values():
@@ -167,17 +174,17 @@ class Audit:
         """Link what the sweeper found; what went with an earlier entry of the same sweep costs nothing."""
         if key.sort in self._linked or await self._store.get(key) is None:
             return
-        await self.link(tenant)
+        await self.link(tenant, key.partition)
 
-    async def link(self, tenant: str) -> Head:
+    async def link(self, tenant: str, found_in: str = LIST) -> Head:
         """Put all entries of a tenant that wait into its chain; gives the end of it then."""
         tries = 0
         while True:
             stored = await self._store.get(_place(tenant, _HEAD))
             head = from_record(Head, stored.fields) if stored else Head()
             # After the head: what somebody else links meanwhile grows the head, and this write fails.
-            batch: list[Record] = []
-            async for found in self._waiting(tenant):
+            batch: list[tuple[Record, Entry]] = []
+            async for found in self._waiting(tenant, found_in):
                 batch.append(found)
                 if len(batch) == _AT_ONCE:
                     break  # the rest is at the front once these are linked
@@ -196,20 +203,21 @@ class Audit:
                 continue
             if len(self._linked) > _REMEMBERED:
                 self._linked.clear()
-            self._linked |= {record.key.sort for record in batch}
+            self._linked |= {record.key.sort for record, _ in batch}
             log.info("tenant=<%s>, head=<%s> | audit log grew by %d", tenant, after.anchor, len(batch))
 
     async def lines(self, tenant: str, *, after: int = 0) -> AsyncIterator[Line]:
         """The lines behind number `after`, in order."""
         async for record in self._records(tenant, after):
-            yield from_record(Line, record.fields)
+            if (line := readable_or_none(Line, record)) is not None:
+                yield line
 
     async def page(self, tenant: str, *, after: int = 0, limit: int = 100) -> list[Line]:
         """At most `limit` lines behind number `after`."""
         page = await self._store.query(
             _partition(tenant), _LINE, after=_sort(after) if after else "", limit=limit
         )
-        return [from_record(Line, record.fields) for record in page.records]
+        return readable(Line, page.records)
 
     async def verify(self, tenant: str, anchor: str = "") -> Verdict:
         """Look at every line. `anchor` is the end that an earlier look gave, kept where nobody changes it."""
@@ -262,10 +270,11 @@ class Audit:
             found.append(f"line {number} was changed")
         return found
 
-    def _chained(self, tenant: str, head: Head, batch: list[Record]) -> tuple[Head, list[Write]]:
+    def _chained(
+        self, tenant: str, head: Head, batch: list[tuple[Record, Entry]]
+    ) -> tuple[Head, list[Write]]:
         writes: list[Write] = []
-        for record in batch:
-            made = from_record(Entry, record.fields)
+        for record, made in batch:
             line = Line(
                 number=head.number + 1,
                 at=int(made.at * 1000),
@@ -295,20 +304,25 @@ class Audit:
             return hmac.new(self._keys[signed], text, hashlib.sha256).hexdigest()
         return hashlib.sha256(text).hexdigest()
 
-    async def _waiting(self, tenant: str) -> AsyncIterator[Record]:
-        """Entries that are in no chain yet; they lie at the front of what is due."""
-        after, own = "", quoted(tenant)
-        while True:
-            page = await self._store.query(_DUE, after=after, limit=1000)
-            for record in page.records:
-                time, whose, *rest = record.key.sort.split("/")
-                if int(time) > self._clock.now() * 1000:
-                    return
-                if whose == own and rest[-1:] == [KIND]:
-                    yield record
-            after = page.after
-            if not after:
-                return
+    async def _waiting(self, tenant: str, found_in: str) -> AsyncIterator[tuple[Record, Entry]]:
+        """Entries that are in no chain yet; they lie at the front of what is due, in their tenant's partitions.
+
+        One that can't be read waits for a newer Sampan.
+        """
+        for partition in dict.fromkeys([*await self._shards.of(quoted(tenant)), found_in]):
+            after = ""
+            while True:
+                page = await self._store.query(partition, after=after, limit=1000)
+                late = False
+                for record in page.records:
+                    late = time_of(record.key.sort) > self._clock.now()
+                    if late:
+                        break
+                    if _is_entry(record, tenant) and (made := readable_or_none(Entry, record)) is not None:
+                        yield record, made
+                after = page.after
+                if late or not after:
+                    break
 
     async def _records(self, tenant: str, behind: int) -> AsyncIterator[Record]:
         after = _sort(behind) if behind else ""
@@ -319,6 +333,11 @@ class Audit:
             after = page.after
             if not after:
                 return
+
+
+def _is_entry(record: Record, tenant: str) -> bool:
+    parts = record.key.sort.split("/")
+    return parts[1:2] == [quoted(tenant)] and parts[-1] == KIND
 
 
 def _partition(tenant: str) -> str:

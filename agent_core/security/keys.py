@@ -23,6 +23,7 @@ from agent_core.security import audit
 from agent_core.security import scopes as all_scopes
 from agent_core.security.rates import Rate
 from agent_core.store.base import Absent, Key, Put, Store, Version, quoted
+from agent_core.store.records import readable
 
 PREFIX = "sampan_"
 OVERLAP_SECONDS = 86_400.0
@@ -129,7 +130,8 @@ class Keys:
         after = ""
         while True:
             page = await self._store.query(_listed(tenant), after=after)
-            found += [key for record in page.records if (key := await self.get(record.key.sort))]
+            stored = [await self._store.get(_place(record.key.sort)) for record in page.records]
+            found += readable(ApiKey, filter(None, stored))
             after = page.after
             if not after:
                 return sorted(found, key=lambda key: key.made_at)

@@ -169,29 +169,30 @@ class Trial:
         delivering = asyncio.ensure_future(deliverer.deliver(reply, self.due.delivery, run.push_id))
         keeping = asyncio.ensure_future(self._kept())
         try:
-            await asyncio.wait({delivering, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {delivering, keeping}, timeout=TRY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
             if delivering.done():
                 delivering.result()
                 return True
+            lost = keeping.done()
         finally:
             # The claim is moved to the end: what is written next must know where the entry is.
             delivering.cancel()
             if not keeping.done():
                 keeping.cancel()
             await asyncio.wait({delivering, keeping})
-        if keeping.result():
+        if not lost:
             raise ChannelError(f"it did not come to an end in {TRY_SECONDS:.0f} s")
         log.warning("run=<%s> | its push was taken by another process", run.id)
         return False
 
-    async def _kept(self) -> bool:
-        """Keep the claim until the try takes too long (True), or it is lost (False)."""
+    async def _kept(self) -> None:
+        """Keep the claim until it is lost."""
         kit = self._kit
-        begun = kept = kit.clock.monotonic()
+        kept = kit.clock.monotonic()
         while True:
             await kit.clock.sleep(kit.lease_seconds / 3)
-            if kit.clock.monotonic() - begun >= TRY_SECONDS:
-                return True
             renewing = asyncio.ensure_future(self._renewed())
             try:
                 renewed = await asyncio.shield(renewing)
@@ -200,10 +201,10 @@ class Trial:
                 raise
             except StoreError:
                 if kit.clock.monotonic() - kept >= kit.lease_seconds * 2 / 3:
-                    return False
+                    return
                 continue
             if not renewed:
-                return False
+                return
             kept = kit.clock.monotonic()
 
     async def _renewed(self) -> bool:

@@ -33,6 +33,11 @@ class Pushing:
         self._last: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def begun(self) -> bool:
+        """Whether there were any."""
+        return bool(self._tasks)
+
     def begin(self, pushes: Iterable[tuple[Key, Due]]) -> None:
         """Try what was committed just now, claimed by its commit, after those before it."""
         for key, due in pushes:

@@ -92,7 +92,8 @@ class Worker:
             log.warning("session=<%s> | lease lost; another worker goes on", self._session_id)
             return True
         finally:
-            await asyncio.gather(self._pushing.done(), *starmap(self._ask, self._asks))
+            if self._pushing.begun or self._asks:
+                await asyncio.gather(self._pushing.done(), *starmap(self._ask, self._asks))
 
     async def _next(self, history: int, whole: bool) -> bool:
         """Answer the oldest message of the inbox; True when the lease is released."""

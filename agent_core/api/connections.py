@@ -28,6 +28,10 @@ from agent_core.store.base import Delete, Key, Put, Store
 log = logging.getLogger("sampan.websocket")
 
 KIND = "websocket"
+PAGE = 100
+AT_ONCE = 10
+"""Connections that are told of one run at the same time."""
+
 LIFE_SECONDS = 7200.0
 """How long API Gateway keeps a connection at most."""
 
@@ -113,16 +117,32 @@ class Connections:
         from agent_core.api.talk import end_frame
 
         partition = keys.watchers(run.principal.tenant, run.id)
-        page = await self._store.query(partition)
-        watching = [record.key.sort for record in page.records]
-        for connection_id in dict.fromkeys((delivery.address, *watching)):
-            await self._told(connection_id, run.id)
-            try:
-                await self.push(connection_id, end_frame(run))
-            except ConnectionGoneError:
-                log.info("run=<%s>, connection=<%s> | gone; its client may resume", run.id, connection_id)
-        if watching:
-            await self._store.write(*(Delete(Key(partition, watcher)) for watcher in watching))
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def tell(connection_id: str, watches: bool) -> None:
+            async with places:
+                await self._told(connection_id, run.id)
+                try:
+                    await self.push(connection_id, end_frame(run))
+                except ConnectionGoneError:
+                    log.info("run=<%s>, connection=<%s> | gone; its client may resume", run.id, connection_id)
+                if watches:
+                    # At once: where another can't be told now, this one is not told again.
+                    await self._store.write(Delete(Key(partition, connection_id)))
+
+        after, own = "", [delivery.address]
+        while True:
+            page = await self._store.query(partition, after=after, limit=PAGE)
+            watching = [record.key.sort for record in page.records]
+            own = [address for address in own if address not in watching]
+            telling = [*(tell(each, False) for each in own), *(tell(each, True) for each in watching)]
+            outcomes = await asyncio.gather(*telling, return_exceptions=True)
+            failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            if failed:
+                raise failed[0]
+            after, own = page.after, []
+            if not after:
+                return
 
     async def watch(self, connection: Connection, run_id: str) -> None:
         """Have the end of a run delivered to this connection, too."""

@@ -31,7 +31,7 @@ from agent_core.api.socket_frames import (
     Send,
 )
 from agent_core.aws.connections import ConnectionGoneError
-from agent_core.engine.events import END, position
+from agent_core.engine.events import END, event_id, position
 from agent_core.engine.runs import Delivery, Inbound, Run, RunEvent
 from agent_core.errors import AgentError, RunningError
 from agent_core.security import scopes
@@ -136,13 +136,17 @@ class Talk:
             case Cancel():
                 await self._taken(await self._engine.cancel(self._principal, action.run_id), action.ref)
             case Approve():
+                await self._watched(action.run_id)
                 run = await self._engine.approve(
                     self._principal, action.run_id, action.hash, code=action.code
                 )
                 await self._taken(run, action.ref)
+                await self._follow(run, action.ref)
             case Deny():
+                await self._watched(action.run_id)
                 run = await self._engine.deny(self._principal, action.run_id, action.hash)
                 await self._taken(run, action.ref)
+                await self._follow(run, action.ref)
 
     async def _send(self, action: Send) -> None:
         asked = action.request()
@@ -174,6 +178,20 @@ class Talk:
                 Frame(type=first.type, run_id=run_id, id=first.id, ref=action.ref, data=first.data)
             )
             await self._tell(events, run_id, action.ref, last=first.id, brought=brought)
+
+    async def _watched(self, run_id: str) -> None:
+        """Have the end of a run that is about to be decided brought here, where others bring it."""
+        run = await self._engine.run(self._principal, run_id)
+        if self._durable is not None and run.channel == CHANNEL and not run.done:
+            await self._durable.watch(run_id)
+
+    async def _follow(self, run: Run, ref: str) -> None:
+        """Tell who decided how the run goes on, to its end, as if they had asked for it."""
+        if self._durable is not None and run.channel == CHANNEL:
+            return  # the outbox brings the end
+        if not run.done and not run.asks_at(self._service.clock.now()):
+            last = event_id(run.steps, 0, "w")
+            await self._resume(Resume(run_id=run.id, ref=ref, last_event_id=last))
 
     async def _resume(self, action: Resume) -> None:
         run = await self._engine.run(self._principal, action.run_id)

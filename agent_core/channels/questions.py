@@ -13,11 +13,12 @@ from agent_core.clock import Clock
 from agent_core.engine import keys
 from agent_core.engine.due import noted, unnoted
 from agent_core.engine.engine import Engine
+from agent_core.engine.outbox import ABANDONED_SECONDS
 from agent_core.engine.runs import Due, Question, Run
 from agent_core.errors import AgentError, ConditionError, ConflictError, NotFoundError, StepUpError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.store.base import Delete, Equals, Key, Put, Store
-from agent_core.store.shards import later
+from agent_core.store.shards import later, time_of
 
 log = logging.getLogger("sampan.questions")
 
@@ -44,6 +45,10 @@ class Questions:
         """Ask what the run of this entry still waits for; tried again by the sweeper where it did not arrive."""
         still = (Equals("run_id", due.run_id),)
         now = self._clock.now()
+        if due.delivery is None or due.delivery.kind not in self._channels:
+            if now - time_of(key.sort) > ABANDONED_SECONDS:
+                await self._store.write(Delete(key, when=still), unnoted(due))
+            return  # it is for a process that has the channel
         again = later(key, now + RETRY_SECONDS)
         entry = msgspec.structs.replace(due, attempts=due.attempts + 1)
         try:

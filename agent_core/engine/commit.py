@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from agent_core.costs.ledger import ledger_record
-from agent_core.engine import keys
+from agent_core.engine import keys, outbox
 from agent_core.engine.dead import DeadLetter
-from agent_core.engine.due import asking, entry, moved, noted
+from agent_core.engine.due import asking, moved, noted
 from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
@@ -27,7 +27,7 @@ MAX_MERGED = 20
 """Messages that may join one run: all of them end with it in one transaction."""
 
 MAX_CLOSED = 5
-"""Writes that close one message: its run, its inbox and due entries, its outbox entry and the note of it."""
+"""Writes that close one message: its run, its inbox and due entries, its outbox entry and its place in the line."""
 
 
 class Closing:
@@ -43,6 +43,7 @@ class Closing:
         self._merged: list[tuple[Key, Pending]] = []
         self._summary: dict[str, Any] = {}
         self.asks: list[tuple[Key, Due]] = []
+        self.pushes: list[tuple[Key, Due]] = []
 
     def summarised(self, summary: str, covered: int, sources: tuple[str, ...]) -> None:
         """Have the head keep this summary."""
@@ -152,11 +153,6 @@ class Closing:
         self.asks += [(due.key, from_record(Due, due.fields)) for _, due in found]
         return [write for pair in found for write in pair]
 
-    def awaited(self, runs: Sequence[Run]) -> list[Run]:
-        """Those of the committed runs whose end is to be pushed to somebody."""
-        items = [self._item, *(item for _, item in self._merged)]
-        return [run for run, item in zip(runs, items, strict=True) if item.inbound.delivery is not None]
-
     async def park(self, run: Run, journal: Journal) -> bool:
         """Let the run wait for a person, first in the inbox as it is; False where it was cancelled meanwhile."""
         until = max(question.expires_at for question in run.questions if question.status == "asked")
@@ -244,11 +240,9 @@ class Closing:
             Delete(place(item.due)),
         ]
         if item.inbound.delivery is not None:
-            push = msgspec.structs.replace(
-                entry(run), kind="push", delivery=item.inbound.delivery, push_id=run.push_id
-            )
-            place_of = push_key(run, self._kit.lease_seconds, self._kit.shards.number)
-            writes += [Put(place_of, to_record(push)), noted(place_of, push, run.finished_at)]
+            place_of, push, made = outbox.made(self._kit, run, item.inbound.delivery, key)
+            writes += made
+            self.pushes.append((place_of, push))
         return writes
 
     def _listing(self, head: Head) -> Put:
@@ -323,11 +317,6 @@ class Closing:
                 raise LeaseLostError("another worker took over the session") from error
             point("after overflow")
         return writes
-
-
-def push_key(run: Run, seconds: float, shards: int = 1) -> Key:
-    """The outbox entry of a run's reply. The worker has so many seconds for the first try, then it is the sweeper's."""
-    return keys.due(run.finished_at + seconds, run.principal.tenant, run.id, suffix="/push", shards=shards)
 
 
 def title(message: Message) -> str:

@@ -231,6 +231,7 @@ class Engine:
         session = lease.head.partition
         bound = self.agents.get(run.agent)
         finished = True
+        feed = self._feeds.get(run.id)
         try:
             finished = await worker.work(
                 bound.history if bound else 0, whole=bool(bound and bound.compaction)
@@ -253,6 +254,8 @@ class Engine:
                 run
             )  # where nobody else can be woken and we are stopped, the sweeper does it
         left = self._feeds.get(run.id)
+        if left is not feed:
+            return  # the same run was begun anew while its pushes were under way: it has a worker of its own
         if left is not None and left.awaited and not self._leaving:
             await self._attend(run, left, stop_at)  # another worker goes on: see it through
         else:

@@ -51,7 +51,7 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
     except SessionBusyError:
         await kit.store.write(Update(lease.head, set={"lease_until": 0.0}, when=lease.held))
         raise
-    doomed = await _doomed(kit, principal, remains)
+    doomed = await _doomed(kit, principal, session_id, remains)
     if head.listed:
         doomed.append(Key(keys.sessions(principal), head.listed))
     await kit.blobs.erase(principal.tenant, room(principal, session_id))
@@ -119,7 +119,7 @@ async def _remains(store: Store, principal: Principal, session_id: str) -> Remai
     return remains
 
 
-async def _doomed(kit: Kit, principal: Principal, remains: Remains) -> list[Key]:
+async def _doomed(kit: Kit, principal: Principal, session_id: str, remains: Remains) -> list[Key]:
     """The keys of all that goes but the head, those of the runs first: they are found by the messages."""
     tenant = principal.tenant
     doomed: list[Key] = []
@@ -133,6 +133,8 @@ async def _doomed(kit: Kit, principal: Principal, remains: Remains) -> list[Key]
         if kit.hooks is not None:
             for record in await _records_of(kit.store, keys.hooks(tenant), keys.NOTICE + run_id):
                 doomed += [record.key, *_entry(record.fields)]
+    for record in await _records_of(kit.store, keys.outbox(principal, session_id)):
+        doomed += [record.key, *_entry(record.fields)]
     for run in remains.runs.values():
         if run.channel in kit.deliverers:
             doomed += await _keys_of(kit.store, keys.sent(tenant, run.channel), run.id)

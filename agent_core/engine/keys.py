@@ -10,6 +10,7 @@
     <tenant>/ledger/<day>, .../<shard>  <user>%:<time>/<run>  what each run cost (once: <time>/<run>)
     <tenant>/dead                       <run>             runs given up, with their reason and message
     <tenant>/watch/<run>                <connection>      who waits for the run's end
+    <tenant>/outbox/<user>/<session>    <line>/<arrival>   replies to be pushed, in order (outbox.py)
     <tenant>/sent/<channel>             <push id>         how far an answer of the run is (channels/post.py)
     <tenant>/hooks                      notice/<id>/<endpoint>   what is told outside (hooks.py)
                                         due/<kind>/<push> where its entries in the list of what is due are
@@ -69,6 +70,11 @@ def run(tenant: str, run_id: str) -> str:
 def watchers(tenant: str, run_id: str) -> str:
     """The partition of the WebSocket connections that wait for the end of a run."""
     return f"{quoted(tenant)}/watch/{quoted(run_id)}"
+
+
+def outbox(principal: Principal, session_id: str) -> str:
+    """The partition of a session's lines of replies that are to be pushed, each in the order of its messages."""
+    return f"{quoted(principal.tenant)}/outbox/{quoted(principal.user)}/{quoted(session_id)}"
 
 
 def sent(tenant: str, channel: str) -> str:

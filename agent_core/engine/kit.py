@@ -11,6 +11,7 @@ from agent_core.blobs.base import Blobs
 from agent_core.clock import Clock
 from agent_core.costs.pricing import Prices
 from agent_core.engine.bound import Bound
+from agent_core.engine.claims import Claims
 from agent_core.engine.feed import Feed
 from agent_core.engine.hooks import Hooks
 from agent_core.engine.lease import Sightings
@@ -64,8 +65,8 @@ class Kit:
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
     show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
-    entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows.
-    `paces` knows how long steps took in this process.
+    entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows, `claims` the pushes
+    that it tries; `paces` knows how long steps took in this process.
     `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
     and the entry. `fetch` brings attachments of messages, `forget` is what an
     erased session's runs left on higher floors.
@@ -89,6 +90,7 @@ class Kit:
     forget: list[Forget] = field(default_factory=list)
     factors: Prover | None = None
     hooks: Hooks | None = None
+    claims: Claims = field(default_factory=Claims)
     feeds: dict[str, Feed] = field(default_factory=dict)
     paces: Paces = field(default_factory=Paces)
 

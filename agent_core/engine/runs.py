@@ -279,7 +279,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that must be looked after when its time comes, if it is still there.
 
     Its kind is "run", "push" (an outbox entry), or that of a higher floor ("batch", "schedule"; `run_id` names it).
-    `attempts` counts how often it was tried in vain, `push_id` says which end of the run is to be pushed.
+    `attempts` counts how often it was tried, `push_id` says which end of the run is to be pushed.
+    A push that is tried is `claimed` by its process, and counts its `moves`; `order` is its place in its line.
     `wakes` counts how often a run's session was woken, in vain, which is done again from `again_at` on
     and not before; `fence` is that of the session then.
     """
@@ -292,6 +293,9 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: int = 0
     delivery: Delivery | None = None
     push_id: str = ""
+    claimed: bool = False
+    moves: int = 0
+    order: str = ""
     wakes: int = 0
     again_at: float = 0.0
     fence: int = 0

@@ -18,8 +18,8 @@ from agent_core.engine import keys
 from agent_core.engine.due import ASK
 from agent_core.engine.hooks import KIND as HOOK
 from agent_core.engine.kit import Kit
-from agent_core.engine.outbox import push_again
 from agent_core.engine.points import point
+from agent_core.engine.pushing import push_again
 from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.errors import AgentError, ConditionError, StoreError
 from agent_core.messages import Principal, from_record

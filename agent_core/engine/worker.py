@@ -14,7 +14,7 @@ import msgspec
 from agent_core.agent import Limits
 from agent_core.engine import keys, trust, window
 from agent_core.engine.attempt import Attempt, HandOver, Parked
-from agent_core.engine.commit import Closing, push_key
+from agent_core.engine.commit import Closing
 from agent_core.engine.dead import dead_letter
 from agent_core.engine.feed import Feed
 from agent_core.engine.heartbeat import Heartbeat
@@ -23,8 +23,8 @@ from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.limits import Meter
 from agent_core.engine.loop import perform
-from agent_core.engine.outbox import push
 from agent_core.engine.points import point
+from agent_core.engine.pushing import Pushing
 from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Delivery, Due, Failure, Pending, Run, Step
 from agent_core.engine.view import View, read_view
@@ -37,7 +37,7 @@ from agent_core.errors import (
     NotFoundError,
     StoreError,
 )
-from agent_core.messages import Finish, Message, Principal, from_record
+from agent_core.messages import Finish, Message, Principal
 from agent_core.store.base import AtMost, Equals, Key, Update
 
 log = logging.getLogger("sampan.engine")
@@ -69,7 +69,7 @@ class Worker:
         self._lease = lease
         self._fresh = dict(fresh)
         self._stop_at = stop_at
-        self._ended: list[Run] = []
+        self._pushing = Pushing(kit)
         self._asks: list[tuple[Key, Due]] = []
 
     async def work(self, history: int, *, whole: bool = False) -> bool:
@@ -92,8 +92,8 @@ class Worker:
             log.warning("session=<%s> | lease lost; another worker goes on", self._session_id)
             return True
         finally:
-            if self._ended or self._asks:
-                await asyncio.gather(*map(self._push, self._ended), *starmap(self._ask, self._asks))
+            if self._pushing.begun or self._asks:
+                await asyncio.gather(self._pushing.done(), *starmap(self._ask, self._asks))
 
     async def _next(self, history: int, whole: bool) -> bool:
         """Answer the oldest message of the inbox; True when the lease is released."""
@@ -182,7 +182,7 @@ class Worker:
         self._asks += closing.asks
         for done in runs:
             self._tell(done)
-        self._ended += closing.awaited(runs)
+        self._pushing.begin(closing.pushes)
         return released
 
     @asynccontextmanager
@@ -223,13 +223,6 @@ class Worker:
         if feed is not None:
             feed.finish(run)
 
-    async def _push(self, run: Run) -> None:
-        """Try the first delivery at once, if there is one; the outbox entry stays until it arrives."""
-        key = push_key(run, self._kit.lease_seconds, self._kit.shards.number)
-        record = await self._kit.store.get(key)
-        if record is not None:
-            await push(self._kit, key, from_record(Due, record.fields))
-
     async def _ask(self, key: Key, due: Due) -> None:
         """Have a person asked, or an endpoint told, at once, if an entry for it still is there; else the sweeper."""
         try:
@@ -262,8 +255,10 @@ class Worker:
         [ended], released = await closing.commit(ended, messages, journal, letter)
         self._asks += closing.asks
         self._tell(ended)
+        self._pushing.begin(closing.pushes)
         if not released:
             await self.let_go()
+        await self._pushing.done()
 
     async def _performed(self, attempt: Attempt, *, gone: bool) -> tuple[list[Message], Run]:
         """Work on the run; whatever comes of it is a run at its end and the messages to keep."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from agent_core.engine.feed import Feed
 from agent_core.engine.journal import Journal
 from agent_core.engine.limits import Meter
 from agent_core.engine.runs import Inbound, Question, Run, Step
+from agent_core.engine.steps import MODEL, TOOL, begun
 from agent_core.engine.switches import Switches
 from agent_core.messages import DATA_CLASSES, DataClass, Message, Reply, Turn, Usage
 
@@ -35,7 +37,8 @@ class HandOver(Exception):
 A_MILLION = Usage(input=1_000_000, output=1_000_000)
 """Tokens that cost something wherever anything does."""
 
-Join = Callable[[], Awaitable[list[Message]]]
+Join = Callable[[Sequence[str] | None], Awaitable[tuple[tuple[str, ...], list[Message]]]]
+"""Gives messages that join the run, and the names of their runs: of these runs, or of all that may join now."""
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Attempt:
     `number` is the number of the step under way, `stop_at` (seconds since 1970, 0 for never) when the worker must
     let go at the next step, `fence` the number of its lease, `shards` the number of partitions of what is due.
     `summary` stands for the messages up to the seq `covered`; they are given to no model again.
-    `join` gives the messages that came meanwhile and join the run, where the agent wants that.
+    `join` gives the messages that came meanwhile and join the run.
+    `chain` is the hash of all that the run has come to (see steps.py), `places` counts its steps by series.
     """
 
     run: Run
@@ -69,8 +73,45 @@ class Attempt:
     summary_sources: tuple[str, ...] = ()
     join: Join | None = None
     progressed: bool = False
+    chain: str = ""
+    places: Counter[str] = field(default_factory=Counter)
+    joined: tuple[str, ...] = ()
+    _under_way: tuple[str, int, str] = ("", 0, "")
 
-    def turn(self, step: int | None = None) -> Turn:
+    def __post_init__(self) -> None:
+        self.chain = self.chain or begun(self.inbound.messages)
+
+    @property
+    def ordinal(self) -> int:
+        """How many steps of the model and of tools there were, with the one under way.
+
+        Other than its number, it is the same whenever the step is tried again.
+        """
+        done = self.places[MODEL] + self.places[TOOL]
+        return done + self.journal.shift if done else 0
+
+    def recall(self, series: str, input: str) -> Step | None:
+        """Go on to the next step of a series; what is stored of it, if that was done upon the same input.
+
+        What an older Sampan stored says nothing of its input.
+        """
+        place = self.places[series]
+        self.places[series] += 1
+        self._under_way = (series, place, input)
+        stored = self.journal.find(series, place, input)
+        if stored is None:
+            self.number = self.journal.take_number(self.number, series, place)
+            return None
+        self.journal.use(stored)
+        self.number = stored.number
+        return stored
+
+    def anew(self) -> None:
+        """Do the step under way anew, although it is stored: it does not serve any more."""
+        series, place, _ = self._under_way
+        self.number = self.journal.take_number(self.number, series, place)
+
+    def turn(self, step: int | None = None, key: str = "") -> Turn:
         """What plugins and tools may know now."""
         number = self.number if step is None else step
         return Turn(
@@ -83,7 +124,7 @@ class Attempt:
             channel=self.run.channel,
             deadline=self.meter.deadline,
             spent=self.meter.cost,
-            idempotency_key=f"{self.run.id}-{number}",
+            idempotency_key=key or f"{self.run.id}-{self.ordinal}",
             egress=self.bound.egress,
         )
 
@@ -116,8 +157,11 @@ class Attempt:
             untrusted=untrusted,
         )
 
-    def journal_reply(self, name: str, reply: Reply, started_at: float) -> None:
+    def journal_reply(
+        self, name: str, reply: Reply, started_at: float, *, refused: bool = False, covered: int = 0
+    ) -> Step:
         """Take a model's reply into the journal and the count, with what it cost under this name."""
+        series, place, input = self._under_way
         step = Step(
             number=self.number,
             kind="model",
@@ -129,9 +173,17 @@ class Attempt:
             finished_at=self.clock.now(),
             fence=self.fence,
             elapsed=self.meter.elapsed,
+            series=series,
+            place=place,
+            input=input,
+            joined=self.joined if series == MODEL else (),
+            covered=covered,
+            refused=refused,
+            withheld=self.holds_back,
         )
         self.journal.unsaved.append(step)
         self.meter.count(step)
+        return step
 
     def _cost(self, name: str, reply: Reply, at: float) -> int | None:
         """Nano-dollars; None where no price is known, or where a provider that charges says nothing of its tokens."""

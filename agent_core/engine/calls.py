@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,8 @@ from agent_core.engine.attempt import Attempt, Parked
 from agent_core.engine.events import call_event, result_event
 from agent_core.engine.points import point
 from agent_core.engine.runs import Question, Reason, Step
-from agent_core.errors import ToolError
+from agent_core.engine.steps import TOOL, canonical, same_call, wished
+from agent_core.errors import LeaseLostError, ToolError
 from agent_core.messages import ToolCall, ToolResult
 from agent_core.security import audit
 from agent_core.store.base import Put
@@ -34,6 +36,27 @@ EXPIRED = "Nobody said yes to this call in time. It was not made."
 
 
 @dataclass(frozen=True)
+class Spot:
+    """Where a tool call stands in its run: its place among all tool calls, its hash, and what is stored of it.
+
+    `ordinal` is its place among all steps, `key` its idempotency key, `wish` the call as the model wrote it.
+    """
+
+    number: int
+    place: int
+    ordinal: int
+    input: str
+    key: str
+    wish: ToolCall
+    stored: Step | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is stored."""
+        return self.stored is not None and self.stored.result is not None
+
+
+@dataclass(frozen=True)
 class Planned:
     """A tool call and what is to be done about it.
 
@@ -41,7 +64,7 @@ class Planned:
     gave then.
     """
 
-    number: int
+    spot: Spot
     call: ToolCall
     once: bool = False
     tries: int = 0
@@ -49,6 +72,11 @@ class Planned:
     found: ToolResult | None = None
     refusal: str = ""
     question: Question | None = None
+
+    @property
+    def number(self) -> int:
+        """Where its step is stored."""
+        return self.spot.number
 
     @property
     def runs(self) -> bool:
@@ -61,12 +89,8 @@ def question_hash(plan: Planned) -> str:
 
     The same call at another step, or begun once more, is another question: a person's yes is good for one try.
     """
-    try:
-        arguments = msgspec.json.encode(msgspec.json.decode(plan.call.arguments), order="sorted")
-    except msgspec.DecodeError:
-        arguments = plan.call.arguments.encode()
-    asked = f"{plan.number}\n{plan.tries}\n{plan.call.name}\n".encode()
-    return hashlib.sha256(asked + arguments).hexdigest()
+    asked = f"{plan.spot.ordinal}\n{plan.tries}\n{plan.call.name}\n{canonical(plan.call.arguments)}"
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolResult]:
@@ -74,39 +98,72 @@ async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolRe
 
     Raises Parked where a person must be asked first.
     """
-    attempt.meter.check_tool_calls(len(calls))
+    spots = [_spot(attempt, call) for call in calls]
+    attempt.meter.check_tool_calls(sum(not spot.done for spot in spots))
     await attempt.switches.look()
-    groups: list[list[Planned]] = []
+    plans = [await _plan(attempt, spot) for spot in spots]
+    _ask(attempt, plans)
+    results: list[ToolResult] = []
     for group in attempt.bound.toolbox.groups(calls):
-        planned = []
-        for call in group:
-            attempt.number += 1
-            planned.append(await _plan(attempt, attempt.number, call))
-        groups.append(planned)
-    _ask(attempt, [plan for group in groups for plan in group])
-    results: dict[str, ToolResult] = {}
-    for planned in groups:
+        planned = plans[len(results) : len(results) + len(group)]
         if not all(plan.stored for plan in planned):
             attempt.check_time()  # before the intents: what is handed over was not begun
         await _intend(attempt, [plan for plan in planned if plan.once and plan.runs])
-        steps = await asyncio.gather(*(_tool_step(attempt, plan) for plan in planned))
-        results |= {plan.call.id: result for plan, result in zip(planned, steps, strict=True)}
+        results += await _together([_tool_step(attempt, plan) for plan in planned])
     await attempt.journal.save()
-    return [results[call.id] for call in calls]
+    # By its place, whatever ids plugins and tools gave: the model knows a result by the id of its call.
+    return [_of(result, call) for result, call in zip(results, calls, strict=True)]
+
+
+def _of(result: ToolResult, call: ToolCall) -> ToolResult:
+    return result if result.call_id == call.id else msgspec.structs.replace(result, call_id=call.id)
+
+
+def _spot(attempt: Attempt, call: ToolCall) -> Spot:
+    """The next place among the tool calls, with what is stored of the call."""
+    journal, place = attempt.journal, attempt.places[TOOL]
+    attempt.places[TOOL] += 1
+    input, ordinal = wished(attempt.chain, place, call), attempt.ordinal
+    stored = journal.find(TOOL, place, input)
+    if stored is not None and not stored.input and not same_call(stored.call, call):
+        stored = None  # an older Sampan's, and of another call, unless a plugin made it that: see _recorded
+    key = f"{attempt.run.id}-{ordinal}"
+    if stored is None:
+        if journal.at(TOOL, place):  # another call was made here, under that key
+            key = f"{key}-{hashlib.sha256(input.encode()).hexdigest()[:12]}"
+        attempt.number = journal.take_number(attempt.number, TOOL, place)
+        return Spot(attempt.number, place, ordinal, input, key, call)
+    journal.use(stored)
+    attempt.number = stored.number
+    return Spot(stored.number, place, ordinal, input, stored.key or key, call, stored)
+
+
+async def _together(steps: Sequence[Coroutine[Any, Any, ToolResult]]) -> list[ToolResult]:
+    """What they give. Where one fails, the others come to their end first: a call that was begun is not cut off.
+
+    Only a worker that was stopped, or lost its session, cuts them off. None of them goes on after this has ended.
+    """
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        left = set(tasks)
+        while left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.cancelled() or isinstance(task.exception(), LeaseLostError) for task in done):
+                break
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    failed = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+    for error in sorted(failed, key=lambda error: not isinstance(error, LeaseLostError)):
+        raise error
+    return [task.result() for task in tasks]
 
 
 async def _intend(attempt: Attempt, plans: Sequence[Planned]) -> None:
     """Store that these tools are about to run, together with what was done before them."""
     for plan in plans:
-        intent = Step(
-            number=plan.number,
-            kind="tool",
-            name=plan.call.name,
-            call=plan.call,
-            fence=attempt.fence,
-            tries=plan.tries + 1,
-        )
-        attempt.journal.unsaved.append(intent)
+        attempt.journal.unsaved.append(_step(attempt, plan, tries=plan.tries + 1))
         attempt.journal.notes.append(_note(attempt, plan))
         point("before intent")
     await attempt.journal.save()
@@ -114,22 +171,60 @@ async def _intend(attempt: Attempt, plans: Sequence[Planned]) -> None:
         point("after intent")
 
 
-async def _plan(attempt: Attempt, number: int, call: ToolCall) -> Planned:
+def _step(attempt: Attempt, plan: Planned, **done: Any) -> Step:
+    return Step(
+        number=plan.number,
+        kind="tool",
+        name=plan.call.name,
+        call=plan.call,
+        fence=attempt.fence,
+        series=TOOL,
+        place=plan.spot.place,
+        input=plan.spot.input,
+        key=plan.spot.key,
+        **done,
+    )
+
+
+async def _plan(attempt: Attempt, spot: Spot) -> Planned:
     """What is to be done about a call: nothing where its result is stored, else run it, ask first, or not run it."""
-    tool = attempt.bound.toolbox.get(call.name)
-    stored = attempt.journal.stored(number)
-    if stored is not None and stored.result is not None:
-        return Planned(number, call, stored=stored)
-    call = await attempt.bound.plugins.before_tool(call, attempt.turn(number))
+    if spot.done:
+        return Planned(spot, spot.wish, stored=spot.stored)
+    tool = attempt.bound.toolbox.get(spot.wish.name)
+    call = await attempt.bound.plugins.before_tool(spot.wish, attempt.turn(spot.number, spot.key))
+    if call.name != spot.wish.name:
+        tool = attempt.bound.toolbox.get(call.name)
     once = tool is not None and tool.effects == "once"
-    plan = Planned(number, call, once=once, tries=max(stored.tries, 1) if stored is not None else 0)
+    spot = _recorded(attempt, spot, call)
+    if spot.done:
+        return Planned(spot, call, stored=spot.stored)
+    tries = max(spot.stored.tries, 1) if spot.stored is not None else 0
+    plan = Planned(spot, call, once=once, tries=tries)
     if plan.tries:
         return await _recovered(attempt, plan)
+    if once and attempt.journal.stray(call, alike=True):
+        # The tool ran in this run, and that call has no place any more: is this the same one, worded otherwise?
+        return _decided(attempt, plan, "uncertain", UNCERTAIN)
     if attempt.switches.refusal(attempt.run.principal.tenant, call.name):
         return plan  # nobody is asked about a call that is not made
     if tool is None or not (tool.approval or tool.guarded) or attempt.bound.toolbox.refuses(call):
         return plan
     return _decided(attempt, plan, "approval", DENIED) if tool.approval else _guarded(attempt, plan)
+
+
+def _recorded(attempt: Attempt, spot: Spot, call: ToolCall) -> Spot:
+    """The spot with what is stored of its call elsewhere, where the tool does something that must not be done twice.
+
+    What was done before it may be another than it was (a record is damaged, or an older Sampan's): the call itself
+    still was made in this run, and this one is not made again under a new key.
+    """
+    if spot.stored is not None or attempt.bound.toolbox.effects_of(call.name) == "none":
+        return spot
+    stored = attempt.journal.stray(call)
+    if stored is None:
+        return spot
+    attempt.journal.use(stored)
+    return replace(spot, stored=stored, key=stored.key or f"{attempt.run.id}-{stored.number}")
 
 
 def _guarded(attempt: Attempt, plan: Planned) -> Planned:
@@ -151,7 +246,8 @@ async def _recovered(attempt: Attempt, plan: Planned) -> Planned:
         point("before lookup")
         try:
             return replace(
-                plan, found=await attempt.bound.toolbox.lookup(plan.call, attempt.turn(plan.number))
+                plan,
+                found=await attempt.bound.toolbox.lookup(plan.call, attempt.turn(plan.number, plan.spot.key)),
             )
         except ToolError as error:
             log.warning("run=<%s>, tool=<%s> | asking a person: %s", attempt.run.id, plan.call.name, error)
@@ -163,7 +259,7 @@ def _decided(attempt: Attempt, plan: Planned, reason: Reason, denied: str) -> Pl
     digest = question_hash(plan)
     now = attempt.clock.now()
     for question in attempt.run.questions:
-        if (question.step, question.reason, question.hash) != (plan.number, reason, digest):
+        if (question.reason, question.hash) != (reason, digest):
             continue
         if question.status == "approved":
             return plan
@@ -185,11 +281,18 @@ def _decided(attempt: Attempt, plan: Planned, reason: Reason, denied: str) -> Pl
 
 
 def _ask(attempt: Attempt, plans: Sequence[Planned]) -> None:
-    """Raise Parked where a person must be asked first."""
+    """Raise Parked where a person must be asked first.
+
+    What was asked before and is open is asked again here, or it is of no use any more.
+    """
     asked = [plan.question for plan in plans if plan.question is not None]
     if asked:
-        anew = {(question.step, question.reason) for question in asked}
-        kept = [old for old in attempt.run.questions if (old.step, old.reason) not in anew]
+        now, anew = attempt.clock.now(), {(question.step, question.reason) for question in asked}
+        kept = [
+            old
+            for old in attempt.run.questions
+            if not old.open_at(now) and (old.step, old.reason) not in anew
+        ]
         raise Parked((*kept, *asked))
 
 
@@ -213,7 +316,6 @@ def _note(attempt: Attempt, plan: Planned) -> Put:
 
 async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
     if plan.stored is not None and plan.stored.result is not None:
-        attempt.meter.count(plan.stored)
         return plan.stored.result
     call = plan.call
     attempt.feed.emit(call_event(plan.number, attempt.fence, msgspec.to_builtins(call)))
@@ -225,17 +327,15 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
         result = ToolResult(call_id=call.id, name=call.name, content=refusal, error=True, trusted=True)
     else:
         result = plan.found or await _run(attempt, plan)
-        result = await attempt.bound.plugins.after_tool(result, attempt.turn(plan.number))
+        result = await attempt.bound.plugins.after_tool(result, attempt.turn(plan.number, plan.spot.key))
+    result = _of(result, plan.spot.wish)
     attempt.feed.emit(result_event(plan.number, attempt.fence, msgspec.to_builtins(result)))
-    step = Step(
-        number=plan.number,
-        kind="tool",
-        name=call.name,
-        call=call,
+    step = _step(
+        attempt,
+        plan,
         result=result,
         started_at=started,
         finished_at=attempt.clock.now(),
-        fence=attempt.fence,
         elapsed=attempt.meter.elapsed,
     )
     attempt.journal.unsaved.append(step)
@@ -246,6 +346,6 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
 async def _run(attempt: Attempt, plan: Planned) -> ToolResult:
     point("before tool")
     await attempt.journal.hold()
-    result = await attempt.bound.toolbox.call(plan.call, attempt.turn(plan.number))
+    result = await attempt.bound.toolbox.call(plan.call, attempt.turn(plan.number, plan.spot.key))
     point("after tool")
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from agent_core.engine.points import point
 from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.engine.view import View, read_view
-from agent_core.errors import ConditionError, LeaseLostError
+from agent_core.errors import ConditionError, LeaseLostError, StoreError
 from agent_core.messages import Message, Part, Principal, Text, from_record, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Put, Update, Write
 from agent_core.store.shards import place
@@ -50,23 +50,26 @@ class Closing:
         fields = {"summary": summary, "covered": covered, "sources": list(sources)}
         self._summary = fields if covered else {}
 
-    async def join(self) -> list[Message]:
-        """The messages that came since the session was read last; they become part of this run.
+    async def join(self, only: Collection[str] | None = None) -> tuple[tuple[str, ...], list[Message]]:
+        """The messages that came since the session was read last, and their runs; they become part of this run.
 
-        Messages for other agents, and those behind them, keep waiting, and so do more than one run may take.
+        Messages for other agents, and those behind them, keep waiting, and so do more than one run may take. `only`
+        are the runs whose messages joined in an earlier attempt: they join again, and no others.
         """
         self._view = await read_view(self._kit.store, self._lease.head.partition, 0)
         known = {self._item.run_id, *(item.run_id for _, item in self._merged)}
-        most = await self._most()
+        most = await self._most() if only is None else 0
+        runs: list[str] = []
         came: list[Message] = []
         for key, item in self._view.inbox:
-            if item.run_id in known:
+            if item.run_id in known or (only is not None and item.run_id not in only):
                 continue
-            if item.inbound.agent != self._item.inbound.agent or len(self._merged) >= most:
+            if only is None and (item.inbound.agent != self._item.inbound.agent or len(self._merged) >= most):
                 break
             self._merged.append((key, item))
+            runs.append(item.run_id)
             came += item.inbound.messages
-        return came
+        return tuple(runs), came
 
     async def _most(self) -> int:
         """How many messages may join: what belongs to their ends fits into the one transaction."""
@@ -105,7 +108,17 @@ class Closing:
 
         Raises LeaseLostError where another worker took over: nothing was written then.
         """
-        run = msgspec.structs.replace(run, joined=(*run.joined, *(item.run_id for _, item in self._merged)))
+        try:
+            return await self._committed(run, messages, journal, letter)
+        except StoreError as error:
+            await journal.rescue(error)
+            raise
+
+    async def _committed(
+        self, run: Run, messages: Sequence[Message], journal: Journal, letter: DeadLetter | None
+    ) -> tuple[list[Run], bool]:
+        merged = (item.run_id for _, item in self._merged)
+        run = msgspec.structs.replace(run, joined=tuple(dict.fromkeys((*run.joined, *merged))))
         head, run, numbered = self._numbered(run, messages)
         ending = self._ending(run, journal)
         ending += await self._notices(run, letter)

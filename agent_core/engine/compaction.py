@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from agent_core.engine import trust, window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.points import point
+from agent_core.engine.steps import SUMMARY, linked
 from agent_core.messages import Message, Prompt, Reply
 
 INSTRUCTIONS = """You summarise a conversation so that it can go on without its beginning. Keep names, numbers, dates,
@@ -18,19 +19,19 @@ HEAD = "What was said before, summarised:"
 
 async def compact(attempt: Attempt) -> None:
     """Summarise what is old, where the session has grown over the agent's threshold; a step like any other."""
-    rules, model = attempt.bound.compaction, attempt.bound.summarizer
     visible = [message for message in attempt.history if not message.hidden]
-    if rules is None or model is None or sum(map(window.tokens, visible)) <= rules.at_tokens:
-        return
-    old = _old(visible, rules.keep)
-    if not old:
-        return
-    attempt.number += 1
-    stored = attempt.journal.stored(attempt.number)
+    input = linked(attempt.summary, str(visible[0].seq), str(attempt.covered)) if visible else ""
+    stored = attempt.journal.find(SUMMARY, attempt.places[SUMMARY], input)
     if stored is not None and stored.reply is not None:
-        attempt.meter.count(stored)
+        # It was paid for, and is of these messages: it holds whatever today's rules are.
+        attempt.recall(SUMMARY, input)
         reply = stored.reply
+        old: Sequence[Message] = [message for message in visible if message.seq <= stored.covered]
     else:
+        old = _due(attempt, visible)
+        if not old:
+            return
+        attempt.recall(SUMMARY, input)
         reply = await _summarise(attempt, old)
     pinned = [message.text for message in old if message.metadata.get("pinned")]
     earlier = [line for line in attempt.summary.split("\n") if line.startswith("Pinned: ")]
@@ -44,6 +45,14 @@ async def compact(attempt: Attempt) -> None:
 def summary_message(summary: str, sources: tuple[str, ...] = ()) -> tuple[Message, ...]:
     """The summary as the first message of a prompt; it speaks for others, so it is no instruction of the system's."""
     return (Message.of("user", f"{HEAD}\n{summary}", untrusted=sources),) if summary else ()
+
+
+def _due(attempt: Attempt, visible: Sequence[Message]) -> Sequence[Message]:
+    """What is to be summarised now by the agent's rules; nothing where it has none."""
+    rules, model = attempt.bound.compaction, attempt.bound.summarizer
+    if rules is None or model is None or sum(map(window.tokens, visible)) <= rules.at_tokens:
+        return ()
+    return _old(visible, rules.keep)
 
 
 def _old(messages: Sequence[Message], keep: int) -> Sequence[Message]:
@@ -67,7 +76,7 @@ async def _summarise(attempt: Attempt, old: Sequence[Message]) -> Reply:
     await attempt.journal.hold()
     reply = await model.reply(prompt)
     point("after model")
-    attempt.journal_reply(model.name, reply, started)
+    attempt.journal_reply(model.name, reply, started, covered=old[-1].seq)
     await attempt.journal.save()
     return reply
 

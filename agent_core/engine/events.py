@@ -54,6 +54,10 @@ def told(run: Run, steps: Iterable[Step], pieces: Iterable[Piece]) -> list[RunEv
     done = sorted(steps, key=lambda step: step.number)
     for step in done:
         events += _step_events(step)
+    if done and done[-1].withheld and run.reply is not None and run.reply.text:
+        # Plugins have seen it now.
+        text = run.reply.text
+        events.append(text_event(done[-1].number, done[-1].fence, len(text), text))
     last = done[-1].number if done else 0
     newest = max((piece.fence for piece in pieces if piece.step > last), default=0)
     open_pieces = [piece for piece in pieces if piece.step > last and piece.fence == newest]
@@ -103,7 +107,8 @@ def result_event(step: int, fence: int, result: dict[str, Any]) -> RunEvent:
 
 
 def _step_events(step: Step) -> Iterator[RunEvent]:
-    if step.reply is not None and step.reply.message.text:
+    shown = step.series in ("model", "") and not step.refused and not step.withheld
+    if shown and step.reply is not None and step.reply.message.text:
         text = step.reply.message.text
         yield text_event(step.number, step.fence, len(text), text)
     if step.call is not None and step.result is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+
+import msgspec
 
 from agent_core.clock import Clock
 from agent_core.engine import keys
@@ -10,10 +13,19 @@ from agent_core.engine.events import Piece
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.runs import Run, Step
+from agent_core.engine.steps import MODEL, TOOL, placed, same_call
 from agent_core.engine.switches import Switches
-from agent_core.errors import CancelledError, ConditionError, InterruptedByMessageError, LeaseLostError
-from agent_core.messages import to_record
+from agent_core.errors import (
+    CancelledError,
+    ConditionError,
+    InterruptedByMessageError,
+    LeaseLostError,
+    StoreError,
+)
+from agent_core.messages import ToolCall, to_record
 from agent_core.store.base import MAX_WRITES, AtMost, Check, Key, Put, Store, Update, Write
+
+log = logging.getLogger("sampan.engine")
 
 
 class Journal:
@@ -33,19 +45,71 @@ class Journal:
         self._switches = switches
         self._switched = run.switched
         self._expires_at = expires_at
-        self._earlier: dict[int, Step] = {}
+        self._earlier: dict[tuple[str, int], list[Step]] = {}
         self._stored: dict[int, Step] = {}
+        self._taken: set[int] = set()
+        self._used: set[int] = set()
+        self.shift = 0
+        """How far an older Sampan numbered its steps on from where they stand in their run."""
         self.unsaved: list[Step] = []
         self.notes: list[Put] = []
 
     def load(self, steps: Iterable[Step]) -> None:
         """Take over what an earlier attempt has stored."""
-        self._earlier = {step.number: step for step in steps}
-        self._stored = dict(self._earlier)
+        found = placed(steps)
+        self._earlier = {}
+        for step in found:
+            if step.series and not step.refused:
+                self._earlier.setdefault((step.series, step.place), []).append(step)
+        self._stored = {step.number: step for step in found}
+        self._taken = set(self._stored)
+        first = self._earlier.get((MODEL, 0), [])
+        self.shift = first[0].number - 1 if first and not first[0].input else 0
 
-    def stored(self, number: int) -> Step | None:
-        """The step of this number, if an earlier attempt stored it."""
-        return self._earlier.get(number)
+    def at(self, series: str, place: int) -> list[Step]:
+        """The steps stored at this place of a series, the latest first; refused ones are not among them.
+
+        There are several where one was done anew, as its input was another; one of an older Sampan, which kept no
+        input, comes last.
+        """
+        stored = self._earlier.get((series, place), [])
+        return sorted(stored, key=lambda step: (not step.input, -step.number))
+
+    def find(self, series: str, place: int, input: str) -> Step | None:
+        """The step stored at this place of a series upon this input, or upon nobody knows which."""
+        return next((step for step in self.at(series, place) if step.input in (input, "")), None)
+
+    def use(self, step: Step) -> None:
+        """Remember that this stored step has its place in this attempt."""
+        self._used.add(step.number)
+
+    def stray(self, call: ToolCall, *, alike: bool = False) -> Step | None:
+        """A stored call of the same tool with the same arguments that has no place in this attempt any more.
+
+        `alike` has it with any arguments.
+        """
+        for steps in self._earlier.values():
+            for step in steps:
+                if step.series != TOOL or step.number in self._used or step.call is None:
+                    continue
+                if same_call(step.call, call) or (alike and step.call.name == call.name):
+                    return step
+        return None
+
+    def refuse(self, number: int) -> None:
+        """Have this step's reply paid for and never used."""
+        step = next((step for step in self.steps() if step.number == number), None)
+        if step is not None:
+            kept = [other for other in self.unsaved if other.number != number]
+            self.unsaved = [*kept, msgspec.structs.replace(step, refused=True)]
+
+    def take_number(self, after: int, series: str, place: int) -> int:
+        """The next free number behind this one, for the step at this place of a series, which is not stored yet."""
+        number = after + 1
+        while number in self._taken:
+            number += 1
+        self._taken.add(number)
+        return number
 
     def steps(self) -> list[Step]:
         """All steps done so far, stored or not, in order."""
@@ -109,6 +173,22 @@ class Journal:
         self._stored.update({step.number: step for step in steps})
         del self.unsaved[: len(steps)]
         self.notes.clear()
+
+    async def rescue(self, error: StoreError) -> None:
+        """Store what was done and paid for before the attempt ends by this error: the next one need not pay again.
+
+        Only that: whether the write that failed has reached the store, nobody knows; and a tool that was about to run
+        has not.
+        """
+        done = [step for step in self.unsaved if step.kind == "model" or step.result is not None]
+        if isinstance(error, LeaseLostError) or not done:
+            return
+        held = Check(self._lease.head, when=self._lease.held)
+        try:
+            for first in range(0, len(done), MAX_WRITES - 1):
+                await self._store.write(held, *map(self._write, done[first : first + MAX_WRITES - 1]))
+        except StoreError as failed:
+            log.warning("run=<%s> | its last steps are not stored: %s", self._run.id, failed)
 
     async def hold(self) -> None:
         """Make sure that the session is still this worker's, before it does what can't be undone.

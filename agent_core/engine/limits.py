@@ -17,23 +17,32 @@ class Meter:
     """Counts the steps of one run. `cost` is in nano-dollars.
 
     `earlier` are the steps of earlier attempts. Only work counts as time: not what a run waits for a person, for its
-    turn, or for a worker to take it up after a crash; and a clock that jumps changes nothing.
+    turn, or for a worker to take it up after a crash; and a clock that jumps changes nothing. They count from the
+    start, whether this attempt has a use for them or not.
     """
 
     def __init__(self, limits: Limits, clock: Clock, earlier: Iterable[Step] = ()) -> None:
         self._limits = limits
         self._clock = clock
         self._began = clock.monotonic()
+        earlier = tuple(earlier)
         self._left = limits.seconds - _worked(earlier)
+        self._counted: set[int] = set()
         self.usage = Usage()
         self.cost = 0
         self.steps = 0
         self.tool_calls = 0
         self.models: dict[str, None] = {}
         self.unpriced: dict[str, None] = {}
+        for step in earlier:
+            if step.kind == "model" or step.result is not None:
+                self.count(step)
 
     def count(self, step: Step) -> None:
-        """Add a step that was done."""
+        """Add a step that was done; one that was counted before adds nothing."""
+        if step.number in self._counted:
+            return
+        self._counted.add(step.number)
         self.steps += 1
         if step.kind == "tool":
             self.tool_calls += 1

@@ -25,10 +25,12 @@ from agent_core.engine.limits import Meter
 from agent_core.engine.loop import perform
 from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Inbound, Run, Step
+from agent_core.engine.steps import MODEL, SUMMARY
 from agent_core.engine.switches import Switches
 from agent_core.errors import AgentError, ConflictError
 from agent_core.messages import (
     Chunk,
+    Effects,
     Message,
     Prompt,
     Reply,
@@ -86,15 +88,20 @@ async def replay(
     recording: Recording, bound: Bound, blobs: Blobs, on_step: OnStep | None = None
 ) -> tuple[tuple[dict[str, Any], ...], list[Different]]:
     """Run it again; gives the prompts of today, and where they or the calls differ from the recording's."""
-    model = _Model(recording, on_step)
+    model = _Model(_calls(recording, MODEL), on_step)
     toolbox = _Toolbox(recording, bound, on_step)
     again = replace(bound, model=model, toolbox=toolbox)  # type: ignore[arg-type]  # it has the part that is used
+    summaries = _calls(recording, SUMMARY)
+    again = (
+        replace(again, summarizer=_Model(summaries, None)) if summaries else replace(again, compaction=None)
+    )
     clock = _Clock(recording.run.finished_at)
     run = msgspec.structs.replace(recording.run, reply=None, failure=None, cancelling=0, switched=0)
     lease = Lease(head=Key("replay", "state"), owner="replay", seconds=1e9)
     store = MemoryStore(clock)
     switches = Switches(store, clock)
     journal = _Journal(store, clock, run, lease, 0.0, switches)
+    journal.numbers = {(step.series, step.place): step.number for step in recording.steps if step.series}
     attempt = Attempt(
         run=run,
         inbound=Inbound(messages=recording.messages, principal=run.principal, agent=run.agent),
@@ -122,11 +129,23 @@ async def replay(
     return tuple(model.prompts), found
 
 
+def _calls(recording: Recording, series: str) -> list[Step]:
+    """The model calls of this series that the run went by, in order; what was refused was made anew at its place.
+
+    An older Sampan's recordings don't tell summaries from the agent's own calls.
+    """
+    found: dict[int, Step] = {}
+    for step in sorted(recording.steps, key=lambda step: step.number):
+        if step.kind == "model" and (step.series or MODEL) == series:
+            found[step.place if step.series else step.number] = step
+    return list(found.values())
+
+
 def _compared(recording: Recording, now: tuple[dict[str, Any], ...]) -> list[Different]:
     recorded = recording.prompts
     if not recorded:
         return []
-    numbers = [step.number for step in recording.steps if step.kind == "model"]
+    numbers = [step.number for step in _calls(recording, MODEL)]
     found = []
     for number, old, new in zip(numbers, recorded, now, strict=False):
         found += [
@@ -177,8 +196,8 @@ def shown(prompt: Prompt) -> dict[str, Any]:
 class _Model:
     """Gives the journal's replies in order and keeps the prompts."""
 
-    def __init__(self, recording: Recording, on_step: OnStep | None) -> None:
-        self._steps = [step for step in recording.steps if step.kind == "model"]
+    def __init__(self, steps: list[Step], on_step: OnStep | None) -> None:
+        self._steps = steps
         self._on_step = on_step
         self.prompts: list[dict[str, Any]] = []
         self.name = self._steps[0].name if self._steps else "replay"
@@ -221,6 +240,9 @@ class _Toolbox:
     def groups(self, calls: list[ToolCall]) -> list[list[ToolCall]]:
         return self._real.groups(calls)
 
+    def effects_of(self, name: str) -> Effects:
+        return self._real.effects_of(name)
+
     def refuses(self, call: ToolCall) -> bool:
         return self._real.refuses(call)
 
@@ -243,7 +265,12 @@ class _Toolbox:
 
 
 class _Journal(Journal):
-    """Keeps nothing: a replay changes nothing."""
+    """Keeps nothing: a replay changes nothing. Its steps have the numbers that they have in the recording."""
+
+    numbers: dict[tuple[str, int], int]
+
+    def take_number(self, after: int, series: str, place: int) -> int:
+        return self.numbers.get((series, place)) or super().take_number(after, series, place)
 
     async def save(self) -> None:
         self.unsaved.clear()

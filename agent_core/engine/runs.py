@@ -66,6 +66,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A tool's step without a `result` is an intent: the tool may have run, or not; `tries` counts how often it was begun.
     `fence` is that of the attempt that did it, `elapsed` how many seconds that attempt had worked by its end.
+
+    `number` is where it is stored. What it is found again by is its `series` ("model", "tool", "summary", "" where an
+    older Sampan stored it), its `place` there, from 0, and its `input`, a hash of what it was done upon (see steps.py).
+    `joined` names the runs whose messages a model's step was the first to see, `covered` is the seq up to which a
+    summary stands for the session, `key` the idempotency key that a tool was given. A `refused` reply is paid for and
+    never used; the text of a `withheld` one is shown to nobody before plugins have seen it.
     """
 
     number: int
@@ -81,6 +87,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fence: int = 0
     elapsed: float = 0.0
     tries: int = 0
+    series: str = ""
+    place: int = 0
+    input: str = ""
+    joined: tuple[str, ...] = ()
+    covered: int = 0
+    key: str = ""
+    refused: bool = False
+    withheld: bool = False
 
 
 Reason = Literal["approval", "untrusted", "uncertain"]

@@ -50,9 +50,18 @@ def window(history: Sequence[Message], budget: int) -> tuple[Message, ...]:
     return tuple(reversed(kept))
 
 
+def spills(message: Message) -> bool:
+    """Whether the message has parts that don't all stay in its record."""
+    return sum(_sizes(message)) > INLINE_LIMIT
+
+
+def _sizes(message: Message) -> list[int]:
+    return [len(part.text.encode()) if isinstance(part, Text) else len(part.data) for part in message.parts]
+
+
 async def spill(message: Message, blobs: Blobs, principal: Principal, session_id: str) -> Message:
     """The message with its large parts moved to the blob store, so that its record stays small."""
-    sizes = [len(part.text.encode()) if isinstance(part, Text) else len(part.data) for part in message.parts]
+    sizes = _sizes(message)
     if sum(sizes) <= INLINE_LIMIT:
         return message
     left = RECORD_BUDGET - sum(sizes)

@@ -27,6 +27,7 @@ from agent_core.engine.points import point
 from agent_core.engine.pushing import Pushing
 from agent_core.engine.reading import read_run
 from agent_core.engine.runs import Delivery, Due, Failure, Pending, Run, Step
+from agent_core.engine.steps import begun
 from agent_core.engine.view import View, read_view
 from agent_core.errors import (
     AgentError,
@@ -160,7 +161,8 @@ class Worker:
             summary=view.head.summary,
             covered=view.head.covered,
             summary_sources=trust.of_summary(view.head),
-            join=partial(self._joined, closing) if bound and bound.busy == "merge" else None,
+            join=partial(self._joined, closing),
+            chain=begun(item.inbound.messages),
         )
         try:
             async with self._attended(run, item.inbound.delivery, feed):
@@ -201,9 +203,12 @@ class Worker:
             if not attending.cancelled() and (error := attending.exception()):
                 log.warning("run=<%s> | not shown while it is worked on: %s", run.id, error)
 
-    async def _joined(self, closing: Closing) -> list[Message]:
+    async def _joined(
+        self, closing: Closing, only: Sequence[str] | None
+    ) -> tuple[tuple[str, ...], list[Message]]:
         """Messages that joined the run, with what is attached to them."""
-        return await self._fetched(await closing.join())
+        runs, came = await closing.join(only)
+        return runs, await self._fetched(came)
 
     async def _fetched(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with their attachments brought here, before a model or a plugin sees them."""
@@ -271,12 +276,17 @@ class Worker:
             await (self._kit.switches.refresh() if run.switched else self._kit.switches.look())
             self._kit.switches.check(run.principal.tenant, run.agent)
             finish = await perform(attempt)
+            if any(map(window.spills, attempt.messages)):
+                await attempt.journal.save()  # it is paid for, and a store of blobs may be down
             messages = [
                 await window.spill(m, self._kit.blobs, self._principal, self._session_id)
                 for m in attempt.messages
             ]
-        except (StoreError, Parked, HandOver):
+        except StoreError as error:
+            await attempt.journal.rescue(error)
             raise  # nothing was decided: the message stays in the inbox
+        except (Parked, HandOver):
+            raise
         except InterruptedByMessageError as error:
             return attempt.so_far(), _ended(run, meter, clock.now(), failure=failure(error))
         except AgentError as error:

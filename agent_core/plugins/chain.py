@@ -55,6 +55,8 @@ class PluginChain:
             hasattr(plugin, "on_reply") and not getattr(plugin, "observes", False) for plugin in plugins
         )
         """Whether a reply may come out otherwise than the model gave it; then it must not be shown before its end."""
+        self.awaits_replies = any(hook.is_async for hook in self._on_reply)
+        """Whether a plugin may wait for somebody else with the reply; then that is stored first."""
 
     async def process(self, message: Message, turn: Turn) -> Message:
         """The message to go on with; raises Stop where a plugin answers itself."""

@@ -89,7 +89,7 @@ async def accept(kit: Kit, inbound: Inbound, run: Run, busy: Busy, *, work: bool
                 lease = lease_of(kit, run.principal, run.session_id)
                 door = _Door(kit, lease, busy, work)
                 new = (Equals("status", "failed"), Equals("finished_at", stored.finished_at))
-            elif (latest := (error.current or {}).get("latest", 0)) > stamp:
+            elif (latest := (error.current or {}).get("latest", 0)) >= stamp:
                 stamp = latest + 1  # another message came in between: this one is behind it
             else:
                 door.look(error)
@@ -150,7 +150,7 @@ class _Door:
         return msgspec.structs.replace(
             update,
             add={**update.add, "waiting": 1},
-            when=tuple(dict.fromkeys((*update.when, *alone, AtMost("latest", stamp)))),
+            when=tuple(dict.fromkeys((*update.when, *alone, AtMost("latest", stamp - 1)))),
         )
 
 

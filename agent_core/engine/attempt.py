@@ -19,6 +19,7 @@ from agent_core.engine.limits import Meter
 from agent_core.engine.runs import Inbound, Question, Run, Step
 from agent_core.engine.steps import MODEL, TOOL, begun
 from agent_core.engine.switches import Switches
+from agent_core.errors import InterruptedByMessageError
 from agent_core.messages import DATA_CLASSES, DataClass, Message, Reply, Turn, Usage
 
 
@@ -33,6 +34,9 @@ class Parked(Exception):
 class HandOver(Exception):
     """The platform will stop this worker soon: another one goes on from the journal."""
 
+
+GRACE_SECONDS = 3.0
+"""How long a step may go on after `stop_at`: then the platform's handler hands over what still runs."""
 
 A_MILLION = Usage(input=1_000_000, output=1_000_000)
 """Tokens that cost something wherever anything does."""
@@ -73,6 +77,7 @@ class Attempt:
     summary_sources: tuple[str, ...] = ()
     join: Join | None = None
     progressed: bool = False
+    interrupted: bool = False
     chain: str = ""
     places: Counter[str] = field(default_factory=Counter)
     joined: tuple[str, ...] = ()
@@ -192,11 +197,15 @@ class Attempt:
         return None
 
     def check_time(self) -> None:
-        """Raise HandOver where the platform's deadline is near.
+        """Raise where no further step may begin: a newer message interrupts, or the platform's deadline is near.
 
-        Each attempt does at least one step, so that many short ones come to an end.
+        A step that could last as long as the longest of the run so far must end before this process is stopped: what
+        is cut off was paid for. Each attempt does at least one step, so that many short ones come to an end.
         """
-        if self.stop_at and self.progressed and self.clock.now() >= self.stop_at:
+        if self.interrupted:
+            raise InterruptedByMessageError("a newer message of the session interrupted the run")
+        beyond = max(self.meter.longest - GRACE_SECONDS, 0.0)
+        if self.stop_at and self.progressed and self.clock.now() + beyond >= self.stop_at:
             raise HandOver
         self.progressed = True
 

@@ -20,7 +20,7 @@ from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError, StoreError
 from agent_core.messages import Message, Part, Principal, Text, from_record, to_record
-from agent_core.store.base import MAX_WRITES, AtMost, Condition, Delete, Key, Put, Update, Write
+from agent_core.store.base import MAX_WRITES, AtMost, Delete, Key, Put, Update, Write
 from agent_core.store.shards import place
 
 MAX_MERGED = 20
@@ -133,7 +133,7 @@ class Closing:
             ending += await self._notices(other, room=MAX_WRITES - 1 - len(ending))
         told = [Put(keys.message(self._lease.head.partition, m.seq), to_record(m)) for m in numbered]
         rest = await self._overflow([*told, *journal.writes()], room=MAX_WRITES - 1 - len(ending))
-        release = len(self._view.inbox) == 1 + len(self._merged)
+        release = not self._view.more and len(self._view.inbox) == 1 + len(self._merged)
         point("before commit")
         released = await self._write(head, [*rest, *ending], release=release)
         point("after commit")
@@ -274,42 +274,48 @@ class Closing:
         }
         # Whoever releases looks at the inbox again first: the release fails if anything arrived since the query.
         quiet = AtMost("arrivals", self._view.head.arrivals)
-        held = self._lease.held
-        now = self._kit.clock.now()
+        fields["takes"] = 0
         try:
             if release:
-                update = Update(self._lease.head, set={**fields, "lease_until": 0.0}, when=(*held, quiet))
+                self._lease.releasing = True
+                update = self._lease.release(quiet, **fields, waiting=0)
                 try:
-                    await self._kit.store.write(update, *writes)
+                    await self._lease.insist(self._kit.store, update, *writes)
                     return True
                 except ConditionError as error:
                     if error.index != 0 or self._lease.lost(error):
                         raise
+                self._lease.releasing = False
             # Something waits in the inbox: keep the lease and go on with it.
+            since = self._lease.moment()
             update = Update(
-                self._lease.head, set={**fields, "lease_until": now + self._lease.seconds}, when=held
+                self._lease.head,
+                set={**fields, **self._lease.renewed()},
+                add={"waiting": -1 - len(self._merged)},
+                when=self._lease.held,
             )
-            await self._kit.store.write(update, *writes)
+            await self._lease.insist(self._kit.store, update, *writes)
+            self._lease.kept(since)
             return False
         except ConditionError as error:
             if error.index != 0:
                 raise
             raise LeaseLostError("another worker took over the session") from error
 
-    async def _leave(self, writes: Sequence[Write], *, quiet: bool = False) -> None:
+    async def _leave(self, writes: Sequence[Write], *, quiet: bool = False, progressed: bool = True) -> None:
         """Release the lease with these writes, whatever waits in the inbox: the first message goes on later.
 
         With `quiet`, nothing may have come since the session was read. Raises LeaseLostError, or ConditionError where
         one of the writes must not be.
         """
-        when: tuple[Condition, ...] = self._lease.held
-        if quiet:
-            when = (*when, AtMost("arrivals", self._view.head.arrivals))
-        release = Update(self._lease.head, set={"lease_until": 0.0}, when=when)
+        when = (AtMost("arrivals", self._view.head.arrivals),) if quiet else ()
+        takes = {"takes": 0} if progressed else {}
         point("before release")
+        self._lease.releasing = True
         try:
-            await self._kit.store.write(release, *writes)
+            await self._lease.insist(self._kit.store, self._lease.release(*when, **takes), *writes)
         except ConditionError as error:
+            self._lease.releasing = False
             if error.index == 0 and self._lease.lost(error):
                 raise LeaseLostError("another worker took over the session") from error
             raise
@@ -325,7 +331,7 @@ class Closing:
             ahead, writes = writes[: MAX_WRITES - 1], writes[MAX_WRITES - 1 :]
             point("before overflow")
             try:
-                await self._kit.store.write(self._lease.renewal(self._kit.clock.now()), *ahead)
+                await self._lease.insist(self._kit.store, self._lease.renewal(), *ahead)
             except ConditionError as error:
                 raise LeaseLostError("another worker took over the session") from error
             point("after overflow")

@@ -72,6 +72,7 @@ class Engine:
         self._working: set[str] = set()
         self._attended: dict[str, set[Feed]] = {}
         self._leaving: Literal["", "waking", "quietly"] = ""
+        self._counted = True
         places = Places(self._take_up, self._spawn)
         self._sweeper = Sweeper(kit, self.wake if wake is not None else places.add)
 
@@ -222,20 +223,17 @@ class Engine:
         self, run: Run, lease: Lease, *, fresh: bool = False, stop_at: float = 0.0
     ) -> asyncio.Task[None]:
         known = {run.id: run} if fresh else {}
-        worker = Worker(self._kit, run.principal, run.session_id, lease, known, stop_at)
+        worker = Worker(self._kit, run.principal, run.session_id, lease, known, stop_at, agent=run.agent)
         self._working.add(lease.head.partition)
         return self._spawn(self._worked(worker, run, lease, stop_at))
 
     async def _worked(self, worker: Worker, run: Run, lease: Lease, stop_at: float) -> None:
         """Let the worker work, then wake whoever in this process waits for its session."""
         session = lease.head.partition
-        bound = self.agents.get(run.agent)
         finished = True
         feed = self._feeds.get(run.id)
         try:
-            finished = await worker.work(
-                bound.history if bound else 0, whole=bool(bound and bound.compaction)
-            )
+            finished = await worker.work()
         except asyncio.CancelledError:
             if not self._leaving:
                 raise
@@ -247,8 +245,8 @@ class Engine:
             log.exception("session=<%s> | worker stopped", run.session_id)
         finally:
             self._working.discard(session)
-            for feed in self._attended.get(session, ()):
-                feed.nudge()
+            for attended in self._attended.get(session, ()):
+                attended.nudge()
         if not finished and (self._wake is not None or not stop_at):
             await self._wake_soon(
                 run
@@ -264,7 +262,7 @@ class Engine:
     async def _released(self, worker: Worker, run: Run) -> None:
         """Let go of a session whose worker was stopped, so that another one need not wait for the lease to end."""
         try:
-            await worker.let_go()
+            await worker.let_go(counted=self._counted)
         except LeaseLostError:
             pass
         except StoreError as error:
@@ -375,16 +373,20 @@ class Engine:
     async def drain(self) -> None:
         """Wait for the work under way in this process."""
         while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # Not gather: where all are done already it gives the event loop no turn (Python 3.12 and later), and what
+            # takes them out of the set would never run.
+            await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)
 
-    async def hand_over(self, *, wake: bool = True) -> None:
+    async def hand_over(self, *, wake: bool = True, counted: bool = True) -> None:
         """Stop the work under way in this process at once, for others to go on with: the platform stops us.
 
         Its sessions are free then; what a step under way had done is lost, like in a crash. `wake` has a worker of the
-        queue go on at once: not for such a worker, whose time was as long as any's; the sweeper counts its attempts.
+        queue go on at once: not for such a worker, whose time was as long as any's. `counted` where a step that was cut
+        off makes this an attempt that got nowhere: a step longer than any function must not be tried for ever.
         Whoever follows a run here is told no more. The engine can be used again afterwards.
         """
-        self._leaving = "waking" if wake else "quietly"
+        self._leaving, self._counted = "waking" if wake else "quietly", counted
         feeds = list(self._feeds.values())
         try:
             while self._tasks:
@@ -532,7 +534,7 @@ class Engine:
             created_at=head.created_at,
             title=head.title,
             messages=head.messages,
-            busy=head.lease_until > self._clock.now(),
+            busy=head.held,
         )
         last = keys.seq(page.records[-1].key.sort) if page.records else head.messages
         return SessionPage(

@@ -6,6 +6,7 @@ import msgspec
 
 from agent_core.blobs.base import room
 from agent_core.engine import keys
+from agent_core.engine.accept import take
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
@@ -49,7 +50,7 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
         for forget in kit.forget:
             await forget(principal, tuple(remains.runs.values()))
     except SessionBusyError:
-        await kit.store.write(Update(lease.head, set={"lease_until": 0.0}, when=lease.held))
+        await kit.store.write(lease.release())
         raise
     doomed = await _doomed(kit, principal, session_id, remains)
     if head.listed:
@@ -61,7 +62,7 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
         for start in range(0, len(doomed), MAX_WRITES - 1):
             point("before erasure")
             batch = [Delete(key) for key in doomed[start : start + MAX_WRITES - 1]]
-            await kit.store.write(lease.renewal(kit.clock.now()), *batch)
+            await kit.store.write(lease.renewal(), *batch)
         erased = audit.entry(
             kit.clock,
             principal.tenant,
@@ -79,10 +80,8 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
 
 
 async def _take(kit: Kit, lease: Lease) -> None:
-    try:
-        await kit.store.write(lease.taking(kit.clock.now()))
-    except ConditionError as error:
-        raise SessionBusyError("the session is answering a message; try again", retry_after=1.0) from error
+    if not await take(kit, lease):
+        raise SessionBusyError("the session is answering a message; try again", retry_after=1.0)
     record = await kit.store.get(lease.head)
     lease.fence = from_record(Head, record.fields).fence if record is not None else 0
 

@@ -140,11 +140,11 @@ class Journal:
     async def _save(self, steps: list[Step]) -> None:
         done = max(step.number for step in steps)
         progress = {"status": "running", "steps": done}
-        now, monotonic = self._clock.now(), self._clock.monotonic()
+        since = self._lease.moment()
         point("before journal")
         try:
             await self._store.write(
-                self._lease.step(now),
+                self._lease.step(),
                 Update(
                     self.run_key,
                     set=progress,
@@ -169,7 +169,7 @@ class Journal:
             self._switches.check(self._run.principal.tenant, self._run.agent)
             return
         point("after journal")
-        self._lease.kept(now, monotonic)
+        self._lease.kept(since)
         self._stored.update({step.number: step for step in steps})
         del self.unsaved[: len(steps)]
         self.notes.clear()
@@ -195,14 +195,14 @@ class Journal:
 
         Costs nothing within the lease. A worker that was frozen past it, and wakes, must ask. Raises LeaseLostError.
         """
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        if self._lease.sure(now, monotonic):
+        since = self._lease.moment()
+        if self._lease.left > 0:
             return
         try:
-            await self._store.write(self._lease.renewal(now))
+            await self._store.write(self._lease.renewal())
         except ConditionError as error:
             raise LeaseLostError("another worker took over the session") from error
-        self._lease.kept(now, monotonic)
+        self._lease.kept(since)
 
     async def save_piece(self, step: int, fence: int, at: int, text: str) -> None:
         """Store a piece of a text that is still streaming, for those who read it in another process."""

@@ -102,6 +102,11 @@ def pending(partition: str, stamp: int, unique: str) -> Key:
     return Key(partition, f"{PENDING}{stamp:020d}/{unique}")
 
 
+def stamp_of(sort: str) -> int:
+    """The place in the inbox of a pending message, by its sort key."""
+    return int(sort[len(PENDING) :].partition("/")[0])
+
+
 def step(partition: str, number: int) -> Key:
     """A step by its number in the run."""
     return Key(partition, f"{STEP}{number:06d}")

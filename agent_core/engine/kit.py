@@ -15,7 +15,6 @@ from agent_core.engine.claims import Claims
 from agent_core.engine.feed import Feed
 from agent_core.engine.hooks import Hooks
 from agent_core.engine.lease import Sightings
-from agent_core.engine.pace import Paces
 from agent_core.engine.runs import Delivery, Due, Run
 from agent_core.engine.switches import Switches
 from agent_core.messages import Part, Principal
@@ -66,7 +65,7 @@ class Kit:
     journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
     show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
     entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows, `claims` the pushes
-    that it tries; `paces` knows how long steps took in this process.
+    that it tries.
     `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
     and the entry. `fetch` brings attachments of messages, `forget` is what an
     erased session's runs left on higher floors.
@@ -92,7 +91,6 @@ class Kit:
     hooks: Hooks | None = None
     claims: Claims = field(default_factory=Claims)
     feeds: dict[str, Feed] = field(default_factory=dict)
-    paces: Paces = field(default_factory=Paces)
 
     @cached_property
     def sightings(self) -> Sightings:

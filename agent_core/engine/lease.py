@@ -1,6 +1,6 @@
 """The lease on a session: one worker at a time, and none that lost it may write.
 
-No two clocks are compared. The record of a lease that is held says so (`lease_until` is not 0) until its holder lets go.
+No two clocks are compared. The record of a held lease says so (`lease_until` is not 0) until its holder lets go.
 Another worker takes over where the holder is gone: its process has ended, or its time has run out by the monotonic
 clock that both share (one machine); or, seen from another machine, the record stood unchanged for the lease's length
 by the observer's own clock. A holder that can't renew in time stops by itself before that.
@@ -107,6 +107,15 @@ class Lease:
             self.head, set={**mine, **self.renewed(), **fields}, add={"fence": 1, "takes": 1}, when=when
         )
 
+    def freeing(self, seen: Fields) -> Update:
+        """The write that frees a session whose holder is gone, if the head is as it was seen; for others to take."""
+        return Update(
+            self.head,
+            set={"owner": "", "lease_until": 0.0},
+            add={"fence": 1},
+            when=self.taking_over(seen).when,
+        )
+
     def renewed(self) -> dict[str, float]:
         """The fields of the head that keep the lease."""
         now, monotonic = self.moment()
@@ -125,10 +134,12 @@ class Lease:
         )
 
     def release(self, *when: Condition, **fields: Any) -> Update:
-        """The write that lets go, whatever `fields` it sets with it, unless one of these conditions fails."""
-        return Update(
-            self.head, set={"takes": 0, **fields, "owner": "", "lease_until": 0.0}, when=(*self.held, *when)
-        )
+        """The write that lets go and sets these `fields`, unless one of the conditions fails.
+
+        A worker that never read the head knows no fence: its name must do.
+        """
+        held = self.held if self.fence else (Equals("owner", self.owner),)
+        return Update(self.head, set={**fields, "owner": "", "lease_until": 0.0}, when=(*held, *when))
 
     async def insist(self, store: Store, *writes: Write) -> None:
         """Do a write on which paid work depends: tried again while the store is out of reach and the lease is sure.

@@ -31,6 +31,7 @@ class Meter:
         self.usage = Usage()
         self.cost = 0
         self.steps = 0
+        self.longest = 0.0
         self.tool_calls = 0
         self.models: dict[str, None] = {}
         self.unpriced: dict[str, None] = {}
@@ -43,6 +44,7 @@ class Meter:
         if step.number in self._counted:
             return
         self._counted.add(step.number)
+        self.longest = max(self.longest, step.finished_at - step.started_at)
         self.steps += 1
         if step.kind == "tool":
             self.tool_calls += 1

@@ -97,7 +97,7 @@ async def replay(
     )
     clock = _Clock(recording.run.finished_at)
     run = msgspec.structs.replace(recording.run, reply=None, failure=None, cancelling=0, switched=0)
-    lease = Lease(head=Key("replay", "state"), owner="replay", seconds=1e9)
+    lease = Lease(clock, Key("replay", "state"), 1e9)
     store = MemoryStore(clock)
     switches = Switches(store, clock)
     journal = _Journal(store, clock, run, lease, 0.0, switches)

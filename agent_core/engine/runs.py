@@ -128,19 +128,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.status == "asked" and now < self.expires_at
 
 
-class Cut(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A step that a platform's deadline cut off: how many `seconds` it had got, and how many `times` that came."""
-
-    seconds: float = 0.0
-    times: int = 0
-
-
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The work that answers an inbound message.
 
     `cost` is in nano-dollars (10^-9 USD); `unpriced` names the models whose price is not known, so that the cost
     is never silently too low. `retries` counts how often it failed and was tried again under its key, `joined` names
-    the runs of messages that it answered too, `cut` says what a deadline cut off since the last step that was done, `line` the line of a batch that it answers (`batch/<batch>/<number>`).
+    the runs of messages that it answered too, `line` the line of a batch that it answers (`batch/<batch>/<number>`).
     Times are in seconds since 1970. `replayed` is never stored: it tells the caller of an idempotency key that this is
     the answer given before.
     """
@@ -165,7 +158,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     questions: tuple[Question, ...] = ()
     cancelling: int = 0
     switched: int = 0
-    cut: Cut = Cut()
     metadata: dict[str, str] = {}
     retries: int = 0
     joined: tuple[str, ...] = ()

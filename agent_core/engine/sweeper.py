@@ -18,12 +18,14 @@ from agent_core.engine import keys
 from agent_core.engine.due import ASK
 from agent_core.engine.hooks import KIND as HOOK
 from agent_core.engine.kit import Kit
+from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.pushing import push_again
 from agent_core.engine.runs import Due, Head, Pending, Run
+from agent_core.engine.worker import MAX_ATTEMPTS
 from agent_core.errors import AgentError, ConditionError, StoreError
 from agent_core.messages import Principal, from_record
-from agent_core.store.base import AtMost, Delete, Equals, Key, Update
+from agent_core.store.base import AtMost, Delete, Equals, Key, Record, Update
 from agent_core.store.records import readable_or_none
 from agent_core.store.shards import time_of
 
@@ -138,7 +140,8 @@ class Sweeper:
         key, due = lane[0]
         if due.kind == "run":
             woken = await _guarded(key, self._session(lane))
-            done["resumed"] += bool(woken)
+            if woken:
+                done[woken] += 1
             return
         for key, due in lane:
             handled = await _guarded(key, self._handled(key, due))
@@ -164,32 +167,45 @@ class Sweeper:
             return None
         return await handler(key, due) is not False
 
-    async def _session(self, entries: list[Entry]) -> bool:
-        """Have a session worked on whose messages nobody answers; whether it was woken.
+    async def _session(self, entries: list[Entry]) -> str:
+        """Have a session worked on whose messages nobody answers; what that is called in `Swept`, "" for nothing.
 
         Its first message alone wakes it: the others are answered with it, as soon as it is their turn.
         """
         now = self._kit.clock.now()
         due = entries[0][1]
-        if any(now < each.again_at <= now + LONGEST_PAUSE for _, each in entries):
-            return False  # it was woken, and waits for a worker
         principal = Principal(tenant=due.tenant, user=due.user)
         partition = keys.session(principal, due.session_id)
         record = await self._kit.store.get(Key(partition, keys.STATE))
         head = from_record(Head, record.fields) if record is not None else Head()
-        if head.lease_until > now:
-            return False  # somebody works on it
+        if record is not None and head.held:
+            if not await self._freed(record):
+                return ""  # somebody works on it
+        elif any(now < each.again_at <= now + LONGEST_PAUSE for _, each in entries):
+            return ""  # it was woken, and waits for a worker
         page = await self._kit.store.query(partition, keys.PENDING, limit=1)
         first = next((from_record(Pending, record.fields).run_id for record in page.records), "")
         for key, due in entries:
             if due.run_id == first:
                 if not await self._marked(key, due, head.fence):
-                    return False
+                    return ""
                 await self._wake(principal, due.session_id)
-                return True
+                return "given_up" if head.takes >= MAX_ATTEMPTS else "resumed"
         for key, due in entries[:FORGOTTEN_AT_ONCE]:
             await _guarded(key, self._leave_or_forget(key, due))
-        return False
+        return ""
+
+    async def _freed(self, record: Record) -> bool:
+        """Free a session whose holder is gone, so that any worker may take it."""
+        if not self._kit.sightings.abandoned(record.key, record.fields):
+            return False
+        lease = Lease(self._kit.clock, record.key, self._kit.lease_seconds)
+        try:
+            await self._kit.store.write(lease.freeing(record.fields))
+        except ConditionError:
+            return False
+        self._kit.sightings.forget(record.key)
+        return True
 
     async def _marked(self, key: Key, due: Due, fence: int) -> bool:
         """Note in the entry that its session is woken now; False where another process did in this moment."""

@@ -16,56 +16,64 @@ Each costs something, in CPU and where reads are billed; an inbox with more in i
 """
 
 
+INBOX = 25
+"""Messages of a long inbox that are read at once: more than may join one run."""
+
+
 @dataclass(frozen=True)
 class View:
-    """The head, the inbox (oldest first, with the records' keys), the latest messages in order."""
+    """The head, the inbox (oldest first, with the records' keys), the latest messages in order.
+
+    `more` says that the inbox was not read to its end.
+    """
 
     head: Head
     inbox: tuple[tuple[Key, Pending], ...]
     history: tuple[Message, ...]
+    more: bool = False
 
 
 async def read_view(store: Store, partition: str, history: int, *, whole: bool = False) -> View:
-    """The session by one query from the end of its partition; more only where the inbox is long.
+    """The session by one query from the end of its partition; by two more where the inbox is long.
 
     `whole` reads all messages that no summary covers, however many.
     """
-    records: list[Record] = []
-    after = ""
-    while True:
-        page = await store.query(
-            partition, after=after, limit=min(1000, history + ROOM_FOR_INBOX), reverse=True
-        )
-        records += page.records
-        after = page.after
-        if not after or _enough(records, history, whole):
-            break
+    page = await store.query(partition, limit=min(1000, history + ROOM_FOR_INBOX), reverse=True)
+    records = list(page.records)
     head = Head()
-    inbox: list[tuple[Key, Pending]] = []
-    messages: list[Message] = []
-    for record in records:
-        sort = record.key.sort
-        if sort == keys.STATE:
-            head = from_record(Head, record.fields)
-        elif sort.startswith(keys.PENDING):
-            inbox.append((record.key, from_record(Pending, record.fields)))
-        elif head.covered < _seq(sort) <= head.messages and (whole or len(messages) < history):
-            messages.append(from_record(Message, record.fields))
-    return View(head, tuple(reversed(inbox)), tuple(reversed(messages)))
+    if records and records[0].key.sort == keys.STATE:
+        head = from_record(Head, records.pop(0).fields)
+    inbox = [record for record in records if record.key.sort.startswith(keys.PENDING)]
+    found = records[len(inbox) :]
+    more = False
+    if page.after.startswith((keys.PENDING, keys.STATE)):
+        # What waits is read from its beginning, so that the cost of an answer does not grow with what waits behind it.
+        first = await store.query(partition, keys.PENDING, limit=INBOX)
+        inbox, more = list(first.records), bool(first.after)
+        page = await store.query(partition, keys.MESSAGE, limit=min(1000, history + 1), reverse=True)
+        found = list(page.records)
+    else:
+        inbox.reverse()
+    while page.after and not _enough(found, head, history, whole):
+        page = await store.query(
+            partition, keys.MESSAGE, after=page.after, limit=min(1000, history + ROOM_FOR_INBOX), reverse=True
+        )
+        found += page.records
+    # Messages beyond the head's count were left by a worker that died before its commit: they count for nothing.
+    counted = [record for record in found if head.covered < _seq(record.key.sort) <= head.messages]
+    messages = [from_record(Message, record.fields) for record in (counted if whole else counted[:history])]
+    waiting = tuple((record.key, from_record(Pending, record.fields)) for record in inbox)
+    return View(head, waiting, tuple(reversed(messages)), more)
 
 
-def _enough(records: list[Record], history: int, whole: bool) -> bool:
-    """Whether the inbox was read to its end and the messages far enough.
-
-    Messages beyond the head's count were left by a worker that died before its commit: they count for nothing.
-    """
-    last = records[-1].key.sort
-    if not last.startswith(keys.MESSAGE):
-        return False
-    head = records[0].fields
-    if _seq(last) <= int(head.get("covered", 0)):
+def _enough(found: list[Record], head: Head, history: int, whole: bool) -> bool:
+    """Whether the messages were read far enough."""
+    if not found:
+        return not whole and not history
+    last = _seq(found[-1].key.sort)
+    if last <= head.covered:
         return True
-    return not whole and _seq(last) <= max(int(head.get("messages", 0)) - history, 0) + 1
+    return not whole and last <= max(head.messages - history, 0) + 1
 
 
 def _seq(sort: str) -> int:

@@ -20,7 +20,7 @@ from agent_core.engine.feed import Feed
 from agent_core.engine.heartbeat import Heartbeat
 from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
-from agent_core.engine.lease import Lease
+from agent_core.engine.lease import Lease, Moment
 from agent_core.engine.limits import Meter
 from agent_core.engine.loop import perform
 from agent_core.engine.points import point
@@ -39,10 +39,13 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import Finish, Message, Principal
-from agent_core.store.base import AtMost, Equals, Key, Update
+from agent_core.store.base import AtMost, Key
 
 log = logging.getLogger("sampan.engine")
 
+
+MAX_ATTEMPTS = 5
+"""Workers that take a session and get nowhere with its first message, before it is given up."""
 
 CANCELLED = (CancelledError.slug, InterruptedByMessageError.slug)
 
@@ -51,7 +54,8 @@ class Worker:
     """Works on one session while it holds the lease.
 
     `fresh` are runs accepted in this process just now: nothing can be in their journals yet. `stop_at` (seconds
-    since 1970, 0 for never) is when the platform's deadline is too near for another step.
+    since 1970, 0 for never) is when the platform's deadline is too near for another step. `agent` is the one whose
+    message is expected: as much of the session is read as it wants.
     """
 
     def __init__(
@@ -62,6 +66,8 @@ class Worker:
         lease: Lease,
         fresh: Mapping[str, Run],
         stop_at: float,
+        *,
+        agent: str,
     ) -> None:
         self._kit = kit
         self._principal = principal
@@ -70,19 +76,18 @@ class Worker:
         self._lease = lease
         self._fresh = dict(fresh)
         self._stop_at = stop_at
+        self._agent = agent
         self._pushing = Pushing(kit)
         self._asks: list[tuple[Key, Due]] = []
 
-    async def work(self, history: int, *, whole: bool = False) -> bool:
+    async def work(self) -> bool:
         """Answer all that is in the inbox, then release the lease; False where another worker must go on.
-
-        `history` is how many of the latest messages are read, `whole` reads all that no summary covers.
 
         A worker that lost its lease stops without a word: the one that took over goes on.
         """
         try:
-            async with Heartbeat(self._kit.store, self._kit.clock, self._lease):
-                while not await self._next(history, whole):
+            async with Heartbeat(self._kit.store, self._lease):
+                while not await self._next():
                     if self._stop_at and self._kit.clock.now() >= self._stop_at:
                         await self.let_go()
                         return False
@@ -96,12 +101,16 @@ class Worker:
             if self._pushing.begun or self._asks:
                 await asyncio.gather(self._pushing.done(), *starmap(self._ask, self._asks))
 
-    async def _next(self, history: int, whole: bool) -> bool:
+    async def _next(self) -> bool:
         """Answer the oldest message of the inbox; True when the lease is released."""
-        view = await self._read(history, whole)
+        view = await self._read()
         if not view.inbox:
             return await self._release(view.head.arrivals)
-        item = view.inbox[0][1]
+        key, item = view.inbox[0]
+        self._lease.stamp = keys.stamp_of(key.sort)
+        interrupted = view.head.interrupted > self._lease.stamp
+        if view.head.takes > MAX_ATTEMPTS:
+            return await self._give_up(view, item, view.head.takes - 1)
         run = self._fresh.pop(item.run_id, None)
         steps: tuple[Step, ...] = ()
         if run is None:
@@ -109,7 +118,7 @@ class Worker:
         feed = self._kit.feeds.get(run.id) or Feed()
         feed.wanted = feed.wanted or item.inbound.stream
         closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
-        if run.asks_at(self._kit.clock.now()):
+        if run.asks_at(self._kit.clock.now()) and not interrupted:
             left = await closing.wait_on()
             if left:
                 self._tell(run)
@@ -123,13 +132,29 @@ class Worker:
             feed.fail(error)  # who follows must not wait for ever; the inbox still holds the message
             raise
 
-    async def _read(self, history: int, whole: bool) -> View:
-        monotonic = self._kit.clock.monotonic()
+    async def _read(self) -> View:
+        """The session, as far back as the agent of its first message wants to see it."""
+        wanted = self._wanted()
+        view = await self._read_as(*wanted)
+        if view.inbox:
+            self._agent = view.inbox[0][1].inbound.agent
+            if self._wanted() != wanted:
+                view = await self._read_as(*self._wanted())
+        return view
+
+    def _wanted(self) -> tuple[int, bool]:
+        """How many of the latest messages are read, or whether all that no summary covers are."""
+        bound = self._kit.agents.get(self._agent)
+        return (bound.history, bound.compaction is not None) if bound is not None else (0, False)
+
+    async def _read_as(self, history: int, whole: bool) -> View:
         view = await read_view(self._kit.store, self._partition, history, whole=whole)
         if view.head.owner != self._lease.owner:
             raise LeaseLostError("another worker took over the session")
-        self._lease.fence, self._lease.interrupts = view.head.fence, view.head.interrupts
-        self._lease.kept(view.head.lease_until - self._lease.seconds, monotonic)
+        self._lease.fence = view.head.fence
+        # It was kept when it was taken, or at the last write; by our own clock, since we wrote that.
+        head, seconds = view.head, self._lease.seconds
+        self._lease.kept(Moment(head.lease_until - seconds, head.lease_ends - seconds))
         point("after read")
         return view
 
@@ -161,6 +186,7 @@ class Worker:
             summary=view.head.summary,
             covered=view.head.covered,
             summary_sources=trust.of_summary(view.head),
+            interrupted=view.head.interrupted > self._lease.stamp,
             join=partial(self._joined, closing),
             chain=begun(item.inbound.messages),
         )
@@ -235,35 +261,34 @@ class Worker:
         except AgentError as error:
             log.warning("due=<%s> | left to the sweeper: %s", key.sort, error)
 
-    async def give_up(self, run_id: str, attempts: int) -> None:
-        """End the first run of the inbox as failed, as every attempt at it died; a dead letter keeps its message."""
-        view = await self._read(0, False)
-        if not view.inbox or view.inbox[0][1].run_id != run_id:
-            await self._release(view.head.arrivals)
-            return
-        item = view.inbox[0][1]
-        run, steps = await read_run(self._kit.store, self._principal.tenant, run_id)
-        expires_at = run.created_at + self._kit.run_seconds
-        journal = Journal(self._kit.store, self._kit.clock, run, self._lease, expires_at, self._kit.switches)
+    async def _give_up(self, view: View, item: Pending, attempts: int) -> bool:
+        """End the first run of the inbox as failed, as every attempt at it died; a dead letter keeps its message.
+
+        Whether the lease was released with it.
+        """
+        kit = self._kit
+        run, steps = await read_run(kit.store, self._principal.tenant, item.run_id)
+        log.error("run=<%s>, session=<%s> | given up after %d attempts", run.id, self._session_id, attempts)
+        journal = Journal(
+            kit.store, kit.clock, run, self._lease, run.created_at + kit.run_seconds, kit.switches
+        )
         journal.load(steps)
         reason = f"given up: {attempts} attempts ended without a result"
-        meter = Meter(Limits(), self._kit.clock, steps)
+        meter = Meter(Limits(), kit.clock, steps)
         for step in steps:
             meter.count(step)
-        now = self._kit.clock.now()
+        now = kit.clock.now()
         ended = _ended(run, meter, now, failure=Failure("given-up", 500, "The run was given up", reason))
         letter = msgspec.structs.replace(
             dead_letter(run, "run", reason, now, pending=item), attempts=attempts
         )
         messages = [msgspec.structs.replace(message, hidden=True) for message in item.inbound.messages]
-        closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
+        closing = Closing(kit, self._principal, self._session_id, self._lease, view)
         [ended], released = await closing.commit(ended, messages, journal, letter)
         self._asks += closing.asks
         self._tell(ended)
         self._pushing.begin(closing.pushes)
-        if not released:
-            await self.let_go()
-        await self._pushing.done()
+        return released
 
     async def _performed(self, attempt: Attempt, *, gone: bool) -> tuple[list[Message], Run]:
         """Work on the run; whatever comes of it is a run at its end and the messages to keep."""
@@ -304,23 +329,28 @@ class Worker:
 
     async def _release(self, arrivals: int) -> bool:
         """Let go of a session with nothing to do; False when something arrived in the same moment."""
-        quiet = (*self._lease.held, AtMost("arrivals", arrivals))
+        quiet = AtMost("arrivals", arrivals)
         point("before release")
+        self._lease.releasing = True
         try:
-            await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=quiet))
+            await self._kit.store.write(self._lease.release(quiet, takes=0, waiting=0))
         except ConditionError as error:
+            self._lease.releasing = False
             if self._lease.lost(error):
                 raise LeaseLostError("another worker took over the session") from error
             return False
         point("after release")
         return True
 
-    async def let_go(self) -> None:
-        """Let go with messages still waiting, for a worker with more time; raises LeaseLostError."""
-        held = self._lease.held if self._lease.fence else (Equals("owner", self._lease.owner),)
+    async def let_go(self, *, counted: bool = False) -> None:
+        """Let go with messages still waiting, for a worker with more time; raises LeaseLostError.
+
+        `counted` where this was an attempt that got nowhere.
+        """
         point("before release")
+        self._lease.releasing = True
         try:
-            await self._kit.store.write(Update(self._lease.head, set={"lease_until": 0.0}, when=held))
+            await self._kit.store.write(self._lease.release(**({} if counted else {"takes": 0})))
         except ConditionError as error:
             raise LeaseLostError("another worker took over the session") from error
         point("after release")

@@ -156,6 +156,7 @@ async def test_a_message_behind_one_that_dies_each_time_is_tried_before_it_is_gi
     app = stage.start("Hello.", tools=[bank.pay("repeatable")])
     assert (await app.engine.sweep()).given_up == 1
     await app.engine.drain()
+    await app.engine.drain()
     assert (await stage.run(keys.run_id(ME, "a"))).failure.slug == "given-up"
     assert (await stage.run(keys.run_id(ME, "b"))).reply.text == "Hello."
 

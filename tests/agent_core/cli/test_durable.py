@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent_core import Agent, App, Message, Principal, Schedule, Settings, build_app
+from agent_core.engine.accept import lease_of, take
 from agent_core.engine.runs import Inbound
 from agent_core.testing import ManualClock, ScriptedModel, assert_replays
 
@@ -36,8 +37,12 @@ async def given_up(text: str) -> str:
     clock = ManualClock(time.time() - 3600)
     app = opened(clock)
     run = await app.engine.submit(Inbound(messages=(Message.of("user", text),), session_id="s"), work=False)
-    while not (await app.engine.sweep()).given_up:
+    for _ in range(5):  # whoever takes it dies at once
+        await take(app.engine._kit, lease_of(app.engine._kit, Principal(), "s"))
         clock.advance(61)
+    app.engine._wake = None
+    assert (await app.engine.sweep()).given_up == 1
+    await app.engine.drain()
     await app.close()
     return run.id
 

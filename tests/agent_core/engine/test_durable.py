@@ -10,6 +10,7 @@ import pytest
 from agent_core import Agent, Limits, Tool, Turn, tool
 from agent_core.app import App
 from agent_core.engine import keys
+from agent_core.engine.accept import lease_of, take
 from agent_core.engine.kit import Deliverer
 from agent_core.engine.runs import Delivery, Inbound, Run
 from agent_core.errors import ConflictError, ModelBusyError, NotFoundError, WireError
@@ -271,6 +272,7 @@ async def test_a_run_that_dies_every_time_is_given_up_and_the_session_goes_on() 
         world.clock.advance(31)
     app = world.start("Hello.", tools=[bank.pay("repeatable")])
     assert (await app.engine.sweep()).given_up == 1
+    await app.engine.drain()
     run = await app.engine.run(ME, keys.run_id(ME, "k"))
     assert (run.status, run.failure.slug) == ("failed", "given-up")
     assert (await app.engine.answer(said("Hi", session_id="s"))).reply.text == "Hello."
@@ -385,13 +387,11 @@ async def test_a_dead_letter_is_brought_back_with_its_time_begun_anew() -> None:
     await world.died_in_tool(bank, bank.pay("repeatable"))
     app = world.start("Done.", tools=[bank.pay("repeatable")], limits=Limits(seconds=60))
 
-    async def nobody(principal: Principal, session_id: str) -> None:
-        """Whoever is woken dies at once."""
-
-    app.engine._wake = nobody
-    while not (await app.engine.sweep()).given_up:
+    for _ in range(5):  # whoever takes it dies at once
+        await take(app.engine._kit, lease_of(app.engine._kit, ME, "s"))
         world.clock.advance(61)
-    app.engine._wake = None
+    assert (await app.engine.sweep()).given_up == 1
+    await app.engine.drain()
     world.clock.advance(3600)
     letter = await app.engine.redrive(ME, keys.run_id(ME, "k"))
     await app.engine.drain()

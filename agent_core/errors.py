@@ -304,7 +304,11 @@ class WireError(AgentError):
 
 
 class ConnectError(WireError):
-    """No connection could be made, or it broke before the answer began."""
+    """No connection could be made, so nothing was sent; where it broke later, it is a LostError."""
+
+
+class LostError(ConnectError):
+    """The connection broke before the answer began: what was asked may have been done."""
 
 
 class StalledError(WireError):

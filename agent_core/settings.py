@@ -148,7 +148,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_chunk_seconds: Seconds = 30.0
     """How long a streaming model may pause."""
 
-    model_total_seconds: Seconds = 300.0
+    model_total_seconds: Seconds = 600.0
     """How long one model call may take in all."""
 
     model_retries: Annotated[int, Meta(ge=0, le=10)] = 2

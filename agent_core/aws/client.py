@@ -10,7 +10,7 @@ import msgspec
 
 from agent_core.aws.sigv4 import Credentials, Scope, sign
 from agent_core.clock import Clock
-from agent_core.errors import ConnectError, StalledError, StoreBusyError, StoreError, WireError
+from agent_core.errors import ConnectError, LostError, StalledError, StoreBusyError, StoreError, WireError
 from agent_core.wire.base import Request, Response, Timeouts, Wire
 
 TIMEOUTS = Timeouts(connect=2.0, first_byte=5.0, between_chunks=5.0, total=20.0)
@@ -130,9 +130,7 @@ class AwsClient:
                     self.credentials.forget(credentials)
                     continue
                 if not (
-                    refusal.code in THROTTLED
-                    or answer.status == 429
-                    or (answer.status >= 500 and (idempotent or answer.status == 503))
+                    refusal.code in THROTTLED or answer.status == 429 or (answer.status >= 500 and idempotent)
                 ):
                     raise refusal
             if attempt + 1 < TRIES:
@@ -197,4 +195,6 @@ def _between(text: str, start: str, end: str) -> str:
 def _may_repeat(error: WireError, idempotent: bool) -> bool:
     if isinstance(error, StalledError) and error.timeout == "connect":
         return True
+    if isinstance(error, ConnectError) and not isinstance(error, LostError):
+        return True  # nothing was sent
     return idempotent and isinstance(error, ConnectError | StalledError)

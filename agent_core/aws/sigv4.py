@@ -66,7 +66,12 @@ def sign(request: Request, credentials: Credentials, scope: Scope, at: float) ->
         f"{ALGORITHM} Credential={credentials.access_key}/{full}, SignedHeaders={names}, Signature={signature}"
     )
     return Request(
-        method=request.method, url=request.url, headers=headers, body=request.body, timeouts=request.timeouts
+        method=request.method,
+        url=request.url,
+        headers=headers,
+        body=request.body,
+        timeouts=request.timeouts,
+        repeat=request.repeat,
     )
 
 

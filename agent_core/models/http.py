@@ -81,7 +81,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     async def reply(self, write: Body, read: Callable[[bytes], Reply]) -> Reply:
         """The whole reply that `read` makes of the answer's body. `write` makes the request's."""
         try:
-            answer = await self.wire.send(self._request(write()))
+            answer = await self.wire.send(self._request(write(), self.timeouts.whole()))
             if not 200 <= answer.status < 300:
                 raise failure(answer.status, answer.headers, answer.body, self.clock.now())
             return read(answer.body)
@@ -98,7 +98,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         Some servers answer whole although a stream was asked for: `read` reads that.
         """
         try:
-            async with self.wire.stream(self._request(write())) as answer:
+            async with self.wire.stream(self._request(write(), self.timeouts)) as answer:
                 if await self._is_whole(answer):
                     reply = read(await answer.read())
                     if reply.message.text:
@@ -126,13 +126,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             raise malformed("a web page in place of an event stream")
         return kind.startswith("application/json")
 
-    def _request(self, body: dict[str, Any]) -> Request:
+    def _request(self, body: dict[str, Any], timeouts: Timeouts) -> Request:
         return Request(
             method="POST",
             url=self.url,
             headers={"content-type": "application/json", **self.headers},
             body=msgspec.json.encode(body),
-            timeouts=self.timeouts,
+            timeouts=timeouts,
+            # Providers charge for replies: an error is none, but after silence there may be one.
+            repeat="on_error",
         )
 
     def named(self, error: E) -> E:

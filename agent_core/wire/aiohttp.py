@@ -11,7 +11,15 @@ from contextvars import ContextVar
 import aiohttp
 from yarl import URL
 
-from agent_core.errors import ConfigError, ConnectError, CutError, OversizeError, ProtocolError, WireError
+from agent_core.errors import (
+    ConfigError,
+    ConnectError,
+    CutError,
+    LostError,
+    OversizeError,
+    ProtocolError,
+    WireError,
+)
 from agent_core.wire.base import Request, Response, StreamedResponse
 from agent_core.wire.tls import shared_context
 from agent_core.wire.waits import TICK, Waits
@@ -92,6 +100,8 @@ class AiohttpWire:
                 )
         except TimeoutError as error:
             if error.errno is not None:
+                if call.connected:
+                    raise LostError(f"{waits.host}: the connection broke: {error.strerror}") from None
                 raise ConnectError(f"{waits.host}: no connection: {error.strerror}") from None
             raise waits.stalled(loop.time(), connecting=not call.connected) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -261,11 +271,11 @@ def _unopened(host: str, error: Exception) -> WireError | ConfigError:
     if isinstance(error, aiohttp.ClientResponseError):
         return ProtocolError(f"{host}: what came is not HTTP: {_line(error.message)}")
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return ConnectError(f"{host}: the connection closed before an answer")
+        return LostError(f"{host}: the connection closed before an answer")
     if isinstance(error, aiohttp.ClientConnectorError):
         return ConnectError(f"{host}: no connection: {error.os_error.strerror or error.os_error}")
     if isinstance(error, OSError):
-        return ConnectError(f"{host}: the connection broke: {error.strerror or error}")
+        return LostError(f"{host}: the connection broke: {error.strerror or error}")
     return _forbidden(host)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -17,12 +17,25 @@ class Timeouts(msgspec.Struct, frozen=True):
     between_chunks: float = 30.0
     total: float = 300.0
 
+    def whole(self) -> Timeouts:
+        """For a service whose first byte comes when all its work is done: only the total counts."""
+        return Timeouts(
+            connect=self.connect, first_byte=self.total, between_chunks=self.total, total=self.total
+        )
+
+
+Repeat = Literal["", "safe", "on_error", "unsent"]
+"""When a request may be sent again.
+
+`safe`: it may be done twice. `on_error`: an error status says that it was not done or is not charged, silence says
+nothing. `unsent`: only where it surely was not done. "": `safe` where HTTP calls the method idempotent, else `unsent`.
+"""
 
 DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """An HTTP request; header names in lower case.
+    """An HTTP request; header names in lower case. `repeat` says when a RetryWire may send it again.
 
     `address` is the IP address to connect to, where the caller looked the URL's host up itself and checked it: no
     name is looked up again. The Host header, and the name that a certificate must show, stay the URL's.
@@ -34,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     address: str = ""
+    repeat: Repeat = ""
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

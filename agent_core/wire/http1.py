@@ -9,7 +9,7 @@ import asyncio
 import re
 from typing import Any
 
-from agent_core.errors import ConnectError, CutError, ProtocolError, StalledError
+from agent_core.errors import ConnectError, CutError, LostError, ProtocolError, StalledError
 from agent_core.wire.waits import Waits
 
 _HIGH_WATER = 256 * 1024
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
             if len(self._buffer) > _LONGEST_HEAD:
                 raise self._not_http(f"a head of more than {_LONGEST_HEAD} bytes")
             if not await self._fill():
-                raise ConnectError(f"{self._waits.host}: the connection closed before an answer")
+                raise LostError(f"{self._waits.host}: the connection closed before an answer")
         lines = bytes(self._buffer[: end.start()]).split(b"\n")
         del self._buffer[: end.end()]
         self._flow()
@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol):
         if len(self._buffer) == before:
             waits.ended = True
             if self._error is not None:
-                kind = CutError if waits.answered else ConnectError
+                kind = CutError if waits.answered else LostError
                 raise kind(f"{waits.host}: the connection broke: {reason(self._error)}")
             return False
         if not waits.received and not self._buffer.startswith(_START[: len(self._buffer)]):

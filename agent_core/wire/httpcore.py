@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from agent_core.errors import ConfigError, ConnectError, CutError, OversizeError, ProtocolError
+from agent_core.errors import ConfigError, CutError, LostError, OversizeError, ProtocolError
 from agent_core.wire.base import Request, Response, StreamedResponse
 from agent_core.wire.sockets import PINNED, AsyncioBackend
 from agent_core.wire.tls import shared_context
@@ -207,12 +207,12 @@ def _headers(answer: httpcore.Response) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
 
 
-def _broken(waits: Waits, error: Exception) -> ConnectError | CutError | ProtocolError:
+def _broken(waits: Waits, error: Exception) -> CutError | LostError | ProtocolError:
     """What httpcore's error about the answer means: the peer hung up too early, or it does not speak HTTP."""
     if not waits.ended:
         return ProtocolError(f"{waits.host}: what came is not HTTP: {error}")
     if not waits.answered:
-        return ConnectError(f"{waits.host}: the connection closed before an answer")
+        return LostError(f"{waits.host}: the connection closed before an answer")
     return CutError(f"{waits.host}: the answer ended before its end")
 
 

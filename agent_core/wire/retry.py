@@ -16,11 +16,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from math import isfinite, nan
 
 from agent_core.clock import Clock
-from agent_core.errors import ConnectError, StalledError, WireError
+from agent_core.errors import ConnectError, LostError, StalledError, WireError
 from agent_core.wire.base import Request, Response, StreamedResponse, Wire
 
 RETRIED = frozenset({429, 500, 502, 503, 504, 529})
 """Statuses that may pass: too many requests, server faults, overload (529 is Anthropic's)."""
+
+UNDONE = frozenset({429, 529})
+"""Statuses that say that nothing was done: refused before any work."""
+
+_UNPAID = RETRIED - {504}
+"""Statuses after which a call that costs money may be made again; 504 is a gateway that was met with silence."""
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2."""
 
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 8.0
@@ -57,7 +66,7 @@ class RetryBudget:
 
 
 class RetryWire:
-    """A Wire that tries again after ConnectError, a StalledError before the first byte, and the RETRIED statuses.
+    """A Wire that tries again where it has a reason (`may_repeat`), which depends on the request's `repeat`.
 
     `retries` further attempts at most. `Retry-After` is obeyed up to 30 s; a longer one is left to the caller, as is
     the last answer when the attempts or the budget are used up. A streamed call is never tried again once a piece
@@ -77,12 +86,12 @@ class RetryWire:
             try:
                 answer = await self._wire.send(request)
             except WireError as error:
-                if not await tries.again(error):
+                if not may_repeat(request, error) or not await tries.again({}):
                     raise
                 continue
             if answer.status not in RETRIED:
                 tries.succeeded()
-            elif await tries.again(None, answer.headers):
+            elif may_repeat(request, answer.status) and await tries.again(answer.headers):
                 continue
             return answer
 
@@ -94,13 +103,13 @@ class RetryWire:
             async with AsyncExitStack() as stack:
                 try:
                     answer = await stack.enter_async_context(self._wire.stream(request))
-                    if answer.status in RETRIED and tries.may_go_on(answer.headers):
+                    if may_repeat(request, answer.status) and tries.may_go_on(answer.headers):
                         first = None
                     else:
                         first = await anext(answer.chunks, b"")
                 except WireError as error:
                     await stack.aclose()
-                    if not await tries.again(error):
+                    if not may_repeat(request, error) or not await tries.again({}):
                         raise
                     continue
                 if first is not None:
@@ -136,10 +145,8 @@ class _Tries:
         if not self._made:
             self._budget.succeeded()
 
-    async def again(self, error: WireError | None, headers: Mapping[str, str] = {}) -> bool:
+    async def again(self, headers: Mapping[str, str]) -> bool:
         """Wait and say True, or say False where there must be no further attempt."""
-        if error is not None and not _passing(error):
-            return False
         if not self.may_go_on(headers):
             return False
         await self.wait(headers)
@@ -165,10 +172,18 @@ class _Tries:
         await self._clock.sleep(asked + self._clock.random() * bound)
 
 
-def _passing(error: WireError) -> bool:
-    if isinstance(error, StalledError):
-        return error.timeout in ("connect", "first_byte")
-    return isinstance(error, ConnectError)
+def may_repeat(request: Request, fault: WireError | int) -> bool:
+    """Whether a request may be sent again after an error, or an answer of this status.
+
+    Whatever the request: where nothing was sent. After silence, or a connection that broke once the request was on its
+    way (also one that had been idle: nobody can tell whether it was read), only what may be done twice.
+    """
+    safe = request.repeat == "safe" or (not request.repeat and request.method in _IDEMPOTENT)
+    if isinstance(fault, int):
+        return fault in (RETRIED if safe else _UNPAID if request.repeat == "on_error" else UNDONE)
+    if isinstance(fault, StalledError):
+        return fault.timeout == "connect" or (safe and fault.timeout == "first_byte")
+    return isinstance(fault, ConnectError) and (safe or not isinstance(fault, LostError))
 
 
 async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

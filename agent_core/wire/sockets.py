@@ -13,7 +13,7 @@ from typing import Any
 
 import httpcore
 
-from agent_core.errors import ConnectError, CutError, ProtocolError, StalledError
+from agent_core.errors import ConnectError, CutError, LostError, ProtocolError, StalledError
 from agent_core.wire.waits import Waits
 
 _HIGH_WATER = 256 * 1024
@@ -115,7 +115,7 @@ class SocketStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if not self._buffer:
             waits.ended = True
             if self._error is not None:
-                kind = CutError if waits.answered else ConnectError
+                kind = CutError if waits.answered else LostError
                 raise kind(f"{waits.host}: the connection broke: {_reason(self._error)}")
             return b""
         data = bytes(self._buffer[:max_bytes])

@@ -42,6 +42,7 @@ PROMPT = Prompt(
 )
 LOOK = ToolSpec("look", "Look at a thing.", {"type": "object", "properties": {"thing": {"type": "string"}}})
 BRIEF = Timeouts(connect=5, first_byte=0.2, between_chunks=0.2, total=10)
+SHORT = Timeouts(connect=5, total=0.3)
 WIRES: dict[str, Callable[[], Wire]] = {"httpcore": HttpcoreWire, "aiohttp": AiohttpWire}
 
 
@@ -62,16 +63,16 @@ def mock(root: Path) -> Iterator[str]:
     process.communicate(timeout=30)
 
 
-def openai(wire: Wire, url: str) -> OpenAIModel:
-    return OpenAIModel("openai:mock", "mock", f"{url}/v1", "key", wire, BRIEF)
+def openai(wire: Wire, url: str, timeouts: Timeouts = BRIEF) -> OpenAIModel:
+    return OpenAIModel("openai:mock", "mock", f"{url}/v1", "key", wire, timeouts)
 
 
-def anthropic(wire: Wire, url: str) -> AnthropicModel:
-    return AnthropicModel("anthropic:mock", "mock", url, "key", wire, BRIEF)
+def anthropic(wire: Wire, url: str, timeouts: Timeouts = BRIEF) -> AnthropicModel:
+    return AnthropicModel("anthropic:mock", "mock", url, "key", wire, timeouts)
 
 
-def bedrock(wire: Wire, url: str) -> BedrockModel:
-    return BedrockModel("bedrock:mock", "mock", url, "key", wire, BRIEF)
+def bedrock(wire: Wire, url: str, timeouts: Timeouts = BRIEF) -> BedrockModel:
+    return BedrockModel("bedrock:mock", "mock", url, "key", wire, timeouts)
 
 
 async def converse(body: bytes) -> list[Step]:
@@ -255,7 +256,7 @@ class TestOverTheNetwork:
         ids=str,
     )
     async def test_failures(
-        self, make: Callable[[Wire, str], Model], name: str, script: list[Step], error: type[ModelError]
+        self, make: Callable[..., Model], name: str, script: list[Step], error: type[ModelError]
     ) -> None:
         wire = WIRES[name]()
         async with RawServer().running() as server:
@@ -264,8 +265,10 @@ class TestOverTheNetwork:
             server.on(CONVERSE, *script)
             server.on(STREAM, *script)
             model = make(wire, server.url)
+            # A whole answer has the total time; a stream must begin, and go on, sooner.
+            hurried = make(wire, server.url, SHORT) if "stall" in script else model
             with pytest.raises(ModelError) as whole:
-                await model.reply(PROMPT)
+                await hurried.reply(PROMPT)
             with pytest.raises(ModelError) as streamed:
                 await chunks_of(model)
             await wire.close()

@@ -15,6 +15,7 @@ from agent_core.errors import (
     ConditionError,
     ConnectError,
     InputError,
+    LostError,
     StalledError,
     StoreBusyError,
     StoreError,
@@ -32,7 +33,7 @@ from tests.aws.emulator import REGION, Emulator
 
 KEY, OTHER = Key("p", "a"), Key("p", "b")
 DONE = Answer(body=b"{}")
-LOST = ConnectError("the answer was lost")
+LOST = LostError("the answer was lost")
 
 
 class CountingWire:
@@ -161,7 +162,8 @@ async def test_a_transaction_whose_answer_was_lost_goes_out_again_under_the_same
 
 
 @pytest.mark.parametrize(
-    "lost", [LOST, StalledError("", timeout="first_byte"), refusal("InternalServerError", 500)]
+    "lost",
+    [LOST, StalledError("", timeout="first_byte"), refusal("InternalServerError", 500), Answer(status=503)],
 )
 async def test_a_single_write_whose_answer_was_lost_may_have_happened_and_is_not_repeated(
     lost: Answer | WireError,
@@ -172,8 +174,9 @@ async def test_a_single_write_whose_answer_was_lost_may_have_happened_and_is_not
     assert not isinstance(caught.value, ConditionError)
 
 
-async def test_no_connection_is_tried_again_whatever_the_call() -> None:
-    house = House(StalledError("", timeout="connect"), DONE)
+@pytest.mark.parametrize("fault", [StalledError("", timeout="connect"), ConnectError("refused")], ids=repr)
+async def test_no_connection_is_tried_again_whatever_the_call(fault: WireError) -> None:
+    house = House(fault, DONE)
     await house.store.write(Update(KEY, add={"n": 1}))
     house.wire.assert_used_up()
 

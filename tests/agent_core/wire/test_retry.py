@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from agent_core.errors import ConnectError, CutError, ProtocolError, StalledError, WireError
+from agent_core.errors import ConnectError, CutError, LostError, ProtocolError, StalledError, WireError
 from agent_core.testing import ManualClock, ScriptedWire
-from agent_core.wire.base import Request, Response
-from agent_core.wire.retry import RETRIED, RetryWire, retry_after
+from agent_core.wire.base import Repeat, Request, Response
+from agent_core.wire.retry import RETRIED, UNDONE, RetryWire, may_repeat, retry_after
 from agent_core.wire.scripted import CUT, STALL, Answer
 
-CALL = Request(method="POST", url="https://api.example.com/v1", body=b"{}")
+CALL = Request(method="POST", url="https://api.example.com/v1", body=b"{}", repeat="safe")
 OK = Answer(body=b"fine")
 DOWN = Answer(status=503)
 REFUSED = ConnectError("refused")
@@ -245,3 +245,55 @@ async def test_no_retries_at_all() -> None:
     assert await wire.send(CALL) == Response(status=503)
     await wire.close()
     assert inner.closed
+
+
+LOST = LostError("closed")
+STATUSES = sorted(RETRIED)
+
+
+def post(repeat: Repeat) -> Request:
+    return Request(method="POST", url="https://api.example.com/v1", repeat=repeat)
+
+
+@pytest.mark.parametrize(
+    ("repeat", "statuses", "lost"),
+    [
+        ("", UNDONE, False),
+        ("unsent", UNDONE, False),
+        ("on_error", RETRIED - {504}, False),
+        ("safe", RETRIED, True),
+    ],
+)
+def test_what_is_a_reason(repeat: Repeat, statuses: frozenset[int], lost: bool) -> None:
+    request = post(repeat)
+    assert {status for status in STATUSES if may_repeat(request, status)} == statuses
+    assert may_repeat(request, REFUSED)
+    assert may_repeat(request, StalledError("x", timeout="connect"))
+    assert may_repeat(request, SILENT) is lost
+    assert may_repeat(request, LOST) is lost
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+def test_idempotent_methods_are_safe(method: str) -> None:
+    assert may_repeat(Request(method=method, url="https://api.example.com/"), SILENT)
+
+
+@pytest.mark.parametrize("fault", [SILENT, LOST], ids=repr)
+@pytest.mark.parametrize("repeat", ["", "on_error"])
+async def test_silence_is_no_reason(repeat: Repeat, fault: WireError) -> None:
+    """Who was silent may have done, and charged, what was asked."""
+    inner, wire, _ = wires(fault, fault, OK)
+    with pytest.raises(type(fault)):
+        await wire.send(post(repeat))
+    assert len(inner.requests) == 1
+    with pytest.raises(type(fault)):
+        async with wire.stream(post(repeat)):
+            pass
+    assert len(inner.requests) == 2
+
+
+async def test_a_post_is_not_repeated_after_a_502() -> None:
+    """As a provider's batch that was taken before the gateway failed."""
+    inner, wire, _ = wires(Answer(status=502), OK)
+    assert (await wire.send(post(""))).status == 502
+    assert inner.left == 1

@@ -123,9 +123,9 @@ class WatchedStore(MemoryStore):
         await super().write(*writes)
         for key, old in before.items():
             was, now = (old.fields if old else {}), (await self.get(key) or Record(key, {}, 0)).fields
-            if now.get("owner") == was.get("owner"):
-                continue
-            if was.get("lease_until", 0.0) > self._time.now():
+            if not now.get("owner") or now.get("owner") == was.get("owner"):
+                continue  # let go, or kept
+            if was.get("lease_ends", 0.0) > self._time.monotonic() and was.get("owner"):
                 self.broken.append(f"{key}: taken while {was} held")
             if now.get("fence", 0) != was.get("fence", 0) + 1:
                 self.broken.append(f"{key}: the fence went from {was.get('fence')} to {now.get('fence')}")

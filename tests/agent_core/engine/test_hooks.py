@@ -24,9 +24,9 @@ from agent_core.engine import keys
 from agent_core.engine.hook_post import PATIENCE_SECONDS
 from agent_core.engine.hooks import MOST, TYPES, Hooks, Notice
 from agent_core.engine.outbox import SCHEDULE
-from agent_core.engine.runs import Delivery, Inbound
+from agent_core.engine.runs import Delivery, Inbound, Run
 from agent_core.engine.switches import Switch
-from agent_core.errors import InputError, NotFoundError
+from agent_core.errors import ChannelRefusedError, InputError, NotFoundError
 from agent_core.messages import Message, Principal, ToolCall
 from agent_core.models.scripted import ScriptedModel
 from agent_core.settings import Settings
@@ -127,9 +127,17 @@ async def test_each_is_told_what_it_wants_to_know_and_nobody_of_another_tenant(r
     await house.app.close()
 
 
+class Refuses:
+    """A chat service that knows no such place."""
+
+    async def deliver(self, run: Run, delivery: Delivery, push_id: str) -> None:
+        raise ChannelRefusedError("no such chat")
+
+
 async def test_budgets_dead_letters_and_switches_are_told(receiver: Receiver) -> None:
     house = House(ToolCall("1", "nothing", "{}"), "Hello.", limits=Limits(tokens=1))
     await house.add(f"{receiver.url}/alarms", "alarm.*", "budget.exceeded")
+    house.app.engine._kit.deliverers["nobody"] = Refuses()
     await house.say()
     await house.say(delivery=Delivery("nobody", "here"))
     at = house.clock.now()

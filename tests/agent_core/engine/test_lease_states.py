@@ -125,7 +125,8 @@ class LeaseMachine(ProcessMachine):
             fence, owner = head.fields["fence"], head.fields["owner"]
             assert fence >= self.fences[session], "a fence went back"
             self.fences[session] = fence
-            assert self.holders.setdefault((session, fence), owner) == owner
+            if owner:  # else it was let go
+                assert self.holders.setdefault((session, fence), owner) == owner
 
     def finish(self) -> None:
         """All go on until nothing is left to do."""

@@ -462,8 +462,7 @@ async def test_a_commit_that_fails_once_does_not_make_the_next_try_pay() -> None
         await real(*writes)
 
     stage.store.write = write
-    with pytest.raises(StoreError):
-        await app.engine.answer(said(session_id="s", key="k"))
+    await app.engine.answer(said(session_id="s", key="k"))
     run = await app.engine.run(ME, RUN)
     assert run.status == "succeeded"  # it was written, and what is kept of its steps changes nothing
     page = await app.engine.session(ME, "s")

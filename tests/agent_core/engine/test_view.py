@@ -6,7 +6,7 @@ import pytest
 
 from agent_core.engine import keys
 from agent_core.engine.runs import Head, Inbound, Pending
-from agent_core.engine.view import ROOM_FOR_INBOX, read_view
+from agent_core.engine.view import INBOX, ROOM_FOR_INBOX, read_view
 from agent_core.messages import Message, to_record
 from agent_core.store.base import Key, Put
 from agent_core.store.memory import MemoryStore
@@ -42,7 +42,8 @@ async def test_the_history_is_whole_however_many_messages_wait(waiting: int, que
     store = await stored(messages=50, waiting=waiting)
     view = await read_view(store, SESSION, 20)
     assert [message.text for message in view.history] == [str(seq) for seq in range(31, 51)]
-    assert [pending.run_id for _, pending in view.inbox] == [str(place) for place in range(waiting)]
+    assert [pending.run_id for _, pending in view.inbox] == [str(place) for place in range(min(waiting, INBOX))]
+    assert view.more == (waiting > INBOX)
     assert view.head.messages == 50
     assert store.trips.total() == queries
 

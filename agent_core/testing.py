@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -81,16 +82,24 @@ class ManualClock:
     """A clock that moves only when it is told to; its chance and its ids are the same in each test.
 
     Whoever sleeps wakes when `advance` has brought the clock to that time. With `jump`, a sleeper is not kept waiting:
-    the clock goes to its time at once, which suits code that only pauses between tries.
+    the clock goes to its time at once, which suits code that only pauses between tries, and real servers.
+
+    A test never hangs on it: whoever sleeps for `patience` real seconds in which nobody moved the clock gets an
+    AssertionError, with the stack of where it slept, and so does each later sleep until the clock is moved.
     """
 
-    def __init__(self, start: float = 1_750_000_000.0, *, jump: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, start: float = 1_750_000_000.0, *, jump: bool = False, seed: int = 0, patience: float = 60.0
+    ) -> None:
         self._start = start
         self._now = start
         self._jump = jump
         self._random = random.Random(seed)
         self._ids = 0
         self._sleepers: list[_Sleeper] = []
+        self._patience = patience
+        self._moves = 0
+        self._forgotten = False
         self.slept: list[float] = []
         """Seconds of each sleep that was asked for, in order."""
 
@@ -123,15 +132,39 @@ class ManualClock:
             self._now += max(seconds, 0.0)
             await asyncio.sleep(0)
             return
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        stack = traceback.StackSummary.extract(traceback.walk_stack(None), lookup_lines=False)
+        stack.reverse()
+        if self._forgotten:  # code that tries again must not try for ever
+            raise _forgotten(seconds, stack)
         heapq.heappush(self._sleepers, _Sleeper(self._now + seconds, len(self.slept), future))
-        await future
+        moves = self._moves
+
+        def look() -> None:
+            nonlocal moves
+            if future.done():
+                return
+            if moves == self._moves:
+                self._forgotten = True
+                future.set_exception(_forgotten(seconds, stack))
+            else:
+                moves = self._moves
+                guards.append(loop.call_later(self._patience, look))
+
+        guards = [loop.call_later(self._patience, look)]
+        try:
+            await future
+        finally:
+            guards[-1].cancel()
 
     def advance(self, seconds: float) -> None:
         """Move on and wake whose time has come; they run when the caller next awaits. To be called on their loop."""
         if seconds < 0:
             raise ValueError("time does not run backwards")
         self._now += seconds
+        self._moves += 1
+        self._forgotten = False
         while self._sleepers and self._sleepers[0].due <= self._now:
             future = heapq.heappop(self._sleepers).future
             if not future.done():
@@ -141,6 +174,13 @@ class ManualClock:
     def sleeping(self) -> int:
         """How many wait for their time."""
         return sum(not sleeper.future.done() for sleeper in self._sleepers)
+
+
+def _forgotten(seconds: float, stack: traceback.StackSummary) -> AssertionError:
+    where = "".join(stack.format()[-12:])
+    return AssertionError(
+        f"a sleep of {seconds:g} s on a ManualClock that nobody moves; it began at\n{where}"
+    )
 
 
 class CountingStore:

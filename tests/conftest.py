@@ -20,6 +20,7 @@ import pytest
 
 from tests.aws.emulator import Emulator, Ministack, running, running_ministack
 
+pytest_plugins = ["tests.watchdog"]
 ROOT = Path(__file__).resolve().parents[1]
 OWN_VARIABLES = ("SAMPAN_", "MODEL_", "OPENAI_", "ANTHROPIC_", "AWS_")
 LOCAL_NAMES = {"", "localhost", socket.gethostname()}
@@ -166,4 +167,4 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     for process in started:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=30)

@@ -124,7 +124,8 @@ def advisories() -> Iterator[Advisories]:
     thread.start()
     yield server
     server.shutdown()
-    thread.join()
+    thread.join(timeout=30)
+    assert not thread.is_alive(), "the server did not end"
     server.server_close()
 
 

@@ -189,3 +189,20 @@ def test_two_clocks_of_one_seed_agree() -> None:
         != [other.random() for _ in range(3)]
     )
     assert one.new_id() == two.new_id()
+
+
+async def test_a_sleep_that_nobody_ends_fails_and_says_where() -> None:
+    clock = ManualClock(patience=0.05)
+
+    async def the_sleeper() -> None:
+        await clock.sleep(10)
+
+    with pytest.raises(AssertionError, match=r"10 s on a ManualClock that nobody moves[\s\S]*the_sleeper"):
+        await the_sleeper()
+    with pytest.raises(AssertionError, match="nobody moves"):
+        await clock.sleep(5)  # at once: a loop of retries ends too
+    clock.advance(1)
+    woken = asyncio.ensure_future(clock.sleep(5))
+    await asyncio.sleep(0)
+    clock.advance(5)
+    await woken

@@ -225,15 +225,19 @@ def _started(command: list[str]) -> Iterator[tuple[int, IO[str], IO[str]]]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    late = threading.Timer(PATIENCE, process.kill)
+    late.start()
     try:
         line = process.stdout.readline()
+        late.cancel()
         assert line, f"the emulator did not start: {' '.join(command)}"
         yield int(json.loads(line)["port"]), process.stdin, process.stdout
     finally:
+        late.cancel()
         process.stdin.close()
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.wait(timeout=10)
         process.stdout.close()

@@ -61,5 +61,6 @@ def receiving() -> Iterator[Receiver]:
         yield server
     finally:
         server.shutdown()
-        thread.join()
+        thread.join(timeout=30)
+        assert not thread.is_alive(), "the server did not end"
         server.server_close()

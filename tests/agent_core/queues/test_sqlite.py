@@ -94,7 +94,7 @@ async def test_four_processes_do_each_message_once(tmp_path: Path, kind: str) ->
     finally:
         for worker in workers:
             worker.kill()
-            worker.communicate()
+            worker.communicate(timeout=30)
     lines = [line.split() for line in log.read_text().splitlines()]
     assert sorted(int(body) for _, body, _ in lines) == list(range(total)), "none lost, none double"
     assert {count for _, _, count in lines} == {"1"}
@@ -119,7 +119,7 @@ async def test_what_a_killed_process_held_comes_again(tmp_path: Path) -> None:
         begin = clock.monotonic()
     finally:
         victim.kill()
-        victim.communicate()
+        victim.communicate(timeout=30)
     assert await queue.receive() == ()
     again = []
     while len(again) < 10:

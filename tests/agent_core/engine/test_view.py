@@ -42,7 +42,9 @@ async def test_the_history_is_whole_however_many_messages_wait(waiting: int, que
     store = await stored(messages=50, waiting=waiting)
     view = await read_view(store, SESSION, 20)
     assert [message.text for message in view.history] == [str(seq) for seq in range(31, 51)]
-    assert [pending.run_id for _, pending in view.inbox] == [str(place) for place in range(min(waiting, INBOX))]
+    assert [pending.run_id for _, pending in view.inbox] == [
+        str(place) for place in range(min(waiting, INBOX))
+    ]
     assert view.more == (waiting > INBOX)
     assert view.head.messages == 50
     assert store.trips.total() == queries

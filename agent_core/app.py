@@ -146,9 +146,11 @@ class App:
 
     async def look_after(self) -> None:
         """Sweep for ever, now and then and whenever a schedule is due. Ends by being cancelled."""
+        anew = True
         while True:
             try:
-                swept = await self.sweep()
+                swept = await self.sweep(anew=anew)
+                anew = False
             except StoreError as error:
                 log.warning("sweep=<failed> | trying again: %s", error)
             else:
@@ -194,13 +196,13 @@ class App:
             await self.engine.hand_over(wake=wake)
         await drained
 
-    async def sweep(self) -> Swept:
-        """Look once after what was left lying and what is due, the schedules of the code included."""
+    async def sweep(self, *, anew: bool = False) -> Swept:
+        """Look once after what was left lying and what is due, the schedules of the code included; as the engine's."""
         try:
             await self.schedules.keep()
         except StoreError as error:
             log.warning("schedules=<not compared> | left to the next sweep: %s", error)
-        return await self.engine.sweep()
+        return await self.engine.sweep(anew=anew)
 
     async def _drained(self) -> None:
         await self.engine.drain()

@@ -18,6 +18,6 @@ async def shut(app: App, seconds: float, hurry: asyncio.Event | None = None) -> 
     for task in (ending, hurrying):
         task.cancel()
     await asyncio.wait({ending, hurrying})
-    # Their sessions are free at once, for another process or the next start of this one; being stopped is no failed try.
+    # Their sessions are free at once, for whoever goes on with them; being stopped is no failed try.
     await app.engine.hand_over(wake=False, counted=False)
     await app.close()

@@ -268,9 +268,13 @@ class Engine:
         except StoreError as error:
             log.warning("session=<%s> | not released, so free when its lease ends: %s", run.session_id, error)
 
-    async def sweep(self) -> Swept:
-        """Look after what was left lying: call it once a minute."""
-        return await self._sweeper.sweep()
+    async def sweep(self, *, anew: bool = False) -> Swept:
+        """Look after what was left lying: call it once a minute.
+
+        `anew` when a process has just begun: runs that it may have left itself, killed or stopped a moment ago, are
+        gone on with at once, where nobody works on them.
+        """
+        return await self._sweeper.sweep(ahead=self._kit.lease_seconds if anew else 0.0)
 
     async def _attend(self, run: Run, feed: Feed, stop_at: float) -> None:
         """Stay with a run that is worked on elsewhere until it is over; take it over if its worker died.

@@ -72,13 +72,13 @@ class Sweeper:
         self._kit = kit
         self._wake = wake
 
-    async def sweep(self) -> Swept:
+    async def sweep(self, *, ahead: float = 0.0) -> Swept:
         """Look after all that is due; costs one query of each partition where nothing is.
 
-        Raises StoreError where no partition can be read.
+        `ahead`: runs that are due in so many seconds, too. Raises StoreError where no partition can be read.
         """
         await self._kit.shards.remember()
-        entries = await self._all_due()
+        entries = await self._all_due(ahead)
         done: Counter[str] = Counter()
         inside: dict[Hashable, list[Entry]] = defaultdict(list)
         outside: dict[Hashable, list[Entry]] = defaultdict(list)
@@ -98,14 +98,14 @@ class Sweeper:
         )
         return Swept(**{field: done[field] for field in Swept.__struct_fields__})
 
-    async def _all_due(self) -> list[Entry]:
+    async def _all_due(self, ahead: float) -> list[Entry]:
         places = asyncio.Semaphore(READ_AT_ONCE)
         failed: list[StoreError] = []
 
         async def read(partition: str) -> list[Entry]:
             async with places:
                 try:
-                    return await self._due_in(partition)
+                    return await self._due_in(partition, ahead)
                 except StoreError as error:
                     log.error("due=<%s> | can't be read, its entries wait: %s", partition, error)
                     failed.append(error)
@@ -117,20 +117,21 @@ class Sweeper:
             raise failed[0]
         return [entry for entries in found for entry in entries]
 
-    async def _due_in(self, partition: str) -> list[Entry]:
+    async def _due_in(self, partition: str, ahead: float) -> list[Entry]:
         found: list[Entry] = []
         after = ""
         while True:
             page = await self._kit.store.query(partition, after=after, limit=PAGE)
             for record in page.records:
                 try:
-                    late = time_of(record.key.sort) > self._kit.clock.now()
+                    early = time_of(record.key.sort) - self._kit.clock.now()
                 except ValueError:
                     log.error("due=<%s> | has no time, so is left as it is", record.key.sort)
                     continue
-                if late:
+                if early > ahead:
                     return found
-                if (due := readable_or_none(Due, record)) is not None:
+                due = readable_or_none(Due, record)
+                if due is not None and (early <= 0 or due.kind == "run"):
                     found.append((record.key, due))
             after = page.after
             if not after:

@@ -28,7 +28,8 @@ AgentError
 |-- CancelledError         the run was cancelled
 |   `-- InterruptedByMessageError  a newer message of the session took its place
 |-- WireError              no usable HTTP answer came
-|   |-- ConnectError       no connection, or it broke before the answer began
+|   |-- ConnectError       no connection
+|   |   `-- LostError      it broke before the answer began: the request may have been done
 |   |-- StalledError       a timeout: connect, first byte, between chunks or total
 |   |-- CutError           the answer ended before its end
 |   |-- ProtocolError      what came is not HTTP

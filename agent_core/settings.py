@@ -143,7 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Key for Anthropic's own endpoint; never sent to another one."""
 
     model_first_byte_seconds: Seconds = 60.0
-    """How long a model may think before its first byte."""
+    """How long a streaming model may think before its first byte; a whole answer has the total time."""
 
     model_chunk_seconds: Seconds = 30.0
     """How long a streaming model may pause."""
@@ -152,7 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long one model call may take in all."""
 
     model_retries: Annotated[int, Meta(ge=0, le=10)] = 2
-    """How often a model call is tried again after a passing fault."""
+    """How often a model call is tried again, for a reason (no connection, 429, a 5xx but 504), never after silence."""
 
     local_threads: Positive = 1
     """Threads of the embedded model; more than one hurts when the machine has other work."""

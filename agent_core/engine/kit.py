@@ -62,8 +62,9 @@ class Kit:
     due.
 
     `lease_seconds` is how long a worker that went silent keeps a session, `run_seconds` how long runs and their
-    journals are kept. `deliverers` bring replies to those who want them pushed, by the kind of delivery; `attendants`
-    show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
+    journals are kept, `max_attempts` how many workers may take a session and get nowhere with its first message
+    before it is given up. `deliverers` bring replies to those who want them pushed, by the kind of delivery;
+    `attendants` show them meanwhile that it is worked on. `asks` are the kinds of delivery that can ask a person, by an
     entry of the kind `ASK`. `feeds` are those of the runs that somebody in this process follows, `claims` the pushes
     that it tries.
     `due` looks after what higher floors have put into the list of what is due, by its kind; it gets the entry's key
@@ -81,6 +82,7 @@ class Kit:
     shards: Shards
     lease_seconds: float = 30.0
     run_seconds: float = 90 * 86_400.0
+    max_attempts: int = 5
     deliverers: dict[str, Deliverer] = field(default_factory=dict)
     attendants: dict[str, Attendant] = field(default_factory=dict)
     asks: set[str] = field(default_factory=set)

@@ -22,7 +22,6 @@ from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
 from agent_core.engine.pushing import push_again
 from agent_core.engine.runs import Due, Head, Pending, Run
-from agent_core.engine.worker import MAX_ATTEMPTS
 from agent_core.errors import AgentError, ConditionError, StoreError
 from agent_core.messages import Principal, from_record
 from agent_core.store.base import AtMost, Delete, Equals, Key, Record, Update
@@ -191,7 +190,7 @@ class Sweeper:
                 if not await self._marked(key, due, head.fence):
                     return ""
                 await self._wake(principal, due.session_id)
-                return "given_up" if head.takes >= MAX_ATTEMPTS else "resumed"
+                return "given_up" if head.takes >= self._kit.max_attempts else "resumed"
         for key, due in entries[:FORGOTTEN_AT_ONCE]:
             await _guarded(key, self._leave_or_forget(key, due))
         return ""

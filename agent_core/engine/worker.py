@@ -44,9 +44,6 @@ from agent_core.store.base import AtMost, Key
 log = logging.getLogger("sampan.engine")
 
 
-MAX_ATTEMPTS = 5
-"""Workers that take a session and get nowhere with its first message, before it is given up."""
-
 CANCELLED = (CancelledError.slug, InterruptedByMessageError.slug)
 
 
@@ -109,7 +106,7 @@ class Worker:
         key, item = view.inbox[0]
         self._lease.stamp = keys.stamp_of(key.sort)
         interrupted = view.head.interrupted > self._lease.stamp
-        if view.head.takes > MAX_ATTEMPTS:
+        if view.head.takes > self._kit.max_attempts:
             return await self._give_up(view, item, view.head.takes - 1)
         run = self._fresh.pop(item.run_id, None)
         steps: tuple[Step, ...] = ()

@@ -143,6 +143,8 @@ class Process:
             Agent(name="assistant", model=self.model, **agent), store=self.store, clock=clock, **options
         )
         self.engine = self.app.engine
+        # Machines crash workers more often than a run survives.
+        object.__setattr__(self.engine._kit, "max_attempts", 1_000)
 
     @property
     def frozen(self) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent_core.clock import Clock
+from agent_core.engine.owner import Holder, is_gone, this_process
 from agent_core.engine.runs import Due
 from agent_core.store.base import Key
 from agent_core.store.shards import time_of
@@ -30,6 +32,11 @@ class Claims:
         else:
             self.forget(due)
 
+    def made(self, clock: Clock, seconds: float) -> dict[str, Any]:
+        """The fields of an entry that say whose claim it is, and how long."""
+        holder = Holder(clock.timeline, this_process(), seconds)
+        return {"claimant": holder, "claim_ends": clock.monotonic() + seconds}
+
     def forget(self, due: Due) -> None:
         """Nothing of this entry is ours any more."""
         self.mine.pop(name_of(due), None)
@@ -37,14 +44,17 @@ class Claims:
     def free(self, key: Key, due: Due, clock: Clock, seconds: float) -> bool:
         """Whether nobody tries this entry now.
 
-        Two clocks are never compared: another's claim is over once it was seen unchanged here for its length. Where
-        no process lives that long (functions), one that ran out long ago is.
+        Two machines' clocks are never compared: on one machine the clock that its processes share tells; the claim of
+        another is over once it was seen unchanged here for its length. Where no process lives that long (functions),
+        one that ran out long ago is.
         """
         name = name_of(due)
         if name in self.trying:
             return False
         if not due.claimed or self.mine.get(name) == (key.sort, due.moves):
             return True
+        if due.claimant.timeline and due.claimant.timeline == clock.timeline:
+            return is_gone(due.claimant.process) or clock.monotonic() >= due.claim_ends
         if clock.now() - time_of(key.sort) > SKEW_SECONDS:
             return True
         now = clock.monotonic()

@@ -54,6 +54,7 @@ def made(kit: Kit, run: Run, delivery: Delivery, pending: Key) -> tuple[Key, Due
         push_id=run.push_id,
         attempts=int(mine),
         claimed=mine,
+        **(kit.claims.made(kit.clock, kit.lease_seconds) if mine else {}),
         # The inbox numbers its messages as they come, and they are answered in that order.
         order=line_of(delivery) + pending.sort.removeprefix(keys.PENDING),
     )
@@ -101,6 +102,8 @@ async def move(kit: Kit, key: Key, due: Due, at: float, **fields: object) -> tup
     """Move an entry to another time, with these fields; None where somebody else did, or it is gone."""
     new = later(key, at)
     moved = msgspec.structs.replace(due, moves=due.moves + 1, **fields)
+    if moved.claimed:
+        moved = msgspec.structs.replace(moved, **kit.claims.made(kit.clock, kit.lease_seconds))
     put = Put(new, to_record(moved), when=still(due) if new == key else ())
     gone: list[Write] = [] if new == key else [Delete(key, when=still(due))]
     try:

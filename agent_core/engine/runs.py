@@ -286,7 +286,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Its kind is "run", "push" (an outbox entry), or that of a higher floor ("batch", "schedule"; `run_id` names it).
     `attempts` counts how often it was tried, `push_id` says which end of the run is to be pushed.
-    A push that is tried is `claimed` by its process, and counts its `moves`; `order` is its place in its line.
+    A push that is tried is `claimed` by its process, the `claimant`, until `claim_ends` by that one's monotonic clock,
+    and counts its `moves`; `order` is its place in its line.
     `wakes` counts how often a run's session was woken, in vain, which is done again from `again_at` on
     and not before; `fence` is that of the session then.
     """
@@ -300,6 +301,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     delivery: Delivery | None = None
     push_id: str = ""
     claimed: bool = False
+    claimant: Holder = Holder()
+    claim_ends: float = 0.0
     moves: int = 0
     order: str = ""
     wakes: int = 0

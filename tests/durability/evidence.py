@@ -169,8 +169,8 @@ async def _left_in(store: Store, clock: WorldClock, session: str) -> list[str]:
     head = await _head(store, session)
     inbox = await _all(store, keys.session(ME, session), keys.PENDING)
     left = [f"{session} still has {record.fields}" for record in inbox]
-    if head.lease_until > clock.now():
-        left.append(f"{session} is held for another {head.lease_until - clock.now():.0f} s")
+    if head.held:
+        left.append(f"{session} is held by {head.owner}")
     return left
 
 

@@ -37,11 +37,11 @@ class ClockJump:
         self._seconds = seconds
 
     def begin(self) -> None:
-        self._world.jump(self._seconds)
+        self._world.jump(self._seconds, passes=False)
 
     def end(self) -> None:
         if self._seconds < 0:  # who waits for times that are in the future again must wait
-            self._world.jump(-self._seconds)
+            self._world.jump(-self._seconds, passes=False)
 
 
 class DiskFull:

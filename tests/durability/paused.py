@@ -24,7 +24,7 @@ from tests.durability.process import At, Ended, fork, live, scene, wait
 from tests.durability.scenarios import SCENARIOS, Scenario
 from tests.durability.world import LEASE_SECONDS, World
 
-LEASE = ("owner", "fence", "lease_until")
+LEASE = ("owner", "holder", "fence", "takes", "lease_until", "lease_ends", "arrivals")
 
 WITH_ONE_WORKER = [name for name in SCENARIOS if name not in ("batch of 10", "queue of 10", "inbox")]
 """Where several tasks work, one may be paused in the middle of SQLite's own lock, which is another matter."""

@@ -73,6 +73,7 @@ class Recording:
                 fields.get("fence", 0),
                 fields.get("owner", ""),
                 fields.get("lease_until", 0.0),
+                fields.get("holder", {}).get("process", ""),
             )
             for at, partition, _, fields in self._history("head_made", "head_changed")
         ]

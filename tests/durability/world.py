@@ -40,10 +40,11 @@ class World:
         path = self.folder / f"{name}.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def jump(self, seconds: float) -> None:
-        """Move the clock of all processes, those that run too."""
-        ahead = WorldClock(self).ahead + seconds
-        (self.folder / "clock.new").write_text(str(ahead))
+    def jump(self, seconds: float, *, passes: bool = True) -> None:
+        """Move the clock of all processes, those that run too; the wall clock alone where no time `passes`."""
+        clock = WorldClock(self)
+        ahead, passed = clock.ahead + seconds, clock.passed + (seconds if passes else 0.0)
+        (self.folder / "clock.new").write_text(f"{ahead} {passed}")
         os.replace(self.folder / "clock.new", self.folder / "clock")
 
 
@@ -55,20 +56,33 @@ class WorldClock(SystemClock):
         self._world = world
         self._path = str(world.folder / "clock")
         self._stamp = (0, 0)
-        self._ahead = 0.0
+        self._ahead = self._passed = 0.0
         self._counted = 0
 
     @property
     def ahead(self) -> float:
         """Seconds before the machine's own clock."""
+        self._look()
+        return self._ahead
+
+    @property
+    def passed(self) -> float:
+        """Seconds that passed in this world alone."""
+        self._look()
+        return self._passed
+
+    def _look(self) -> None:
         try:
             stamp = os.stat(self._path)
         except FileNotFoundError:
-            return 0.0
+            return
         if (stamp.st_ino, stamp.st_mtime_ns) != self._stamp:  # each jump replaces the file
             self._stamp = (stamp.st_ino, stamp.st_mtime_ns)
-            self._ahead = float(Path(self._path).read_text())
-        return self._ahead
+            self._ahead, self._passed = map(float, Path(self._path).read_text().split())
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, in this world."""
+        return super().monotonic() + self.passed
 
     def now(self) -> float:
         """Seconds since 1970-01-01 UTC, as far as this world knows."""

@@ -37,6 +37,7 @@ AgentError
 |   `-- ChannelRefusedError  it never will, as it is
 |-- ModelError             the model did not give a usable reply
 |   |-- ModelRefusedError  the provider refuses the request as it is (400, 401, 403, 404, 422)
+|   |   `-- ContextLengthError  the prompt is longer than the model's window
 |   |-- ModelBusyError     the provider is overloaded or limits the rate (429, 5xx)
 |   |-- ModelStalledError  the provider stopped answering
 |   |-- ModelCutError      the reply ended before its end
@@ -352,6 +353,12 @@ class ModelRefusedError(ModelError):
     """The provider refuses the request as it is; sending it again does not help."""
 
     slug, title = "model-refused", "The model's provider refused the request"
+
+
+class ContextLengthError(ModelRefusedError):
+    """The prompt is longer than the model's window; a shorter one may be taken."""
+
+    slug, title = "context-length", "The prompt is longer than the model's window"
 
 
 class ModelBusyError(ModelError):

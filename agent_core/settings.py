@@ -139,6 +139,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     anthropic_api_key: str = ""
     """Key for Anthropic's own endpoint; never sent to another one."""
 
+    model_window: Annotated[int, Meta(ge=0)] = 0
+    """Tokens of prompt and reply that the models behind an API take; 0 for what their provider's mostly take."""
+
     model_first_byte_seconds: Seconds = 60.0
     """How long a model may think before its first byte."""
 

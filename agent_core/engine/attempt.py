@@ -16,7 +16,7 @@ from agent_core.engine.bound import Bound
 from agent_core.engine.feed import Feed
 from agent_core.engine.journal import Journal
 from agent_core.engine.limits import Meter
-from agent_core.engine.runs import Inbound, Question, Run, Step
+from agent_core.engine.runs import Fitted, Inbound, Question, Run, Step
 from agent_core.engine.steps import MODEL, TOOL, begun
 from agent_core.engine.switches import Switches
 from agent_core.messages import DATA_CLASSES, DataClass, Message, Reply, Turn, Usage
@@ -75,6 +75,8 @@ class Attempt:
     chain: str = ""
     places: Counter[str] = field(default_factory=Counter)
     joined: tuple[str, ...] = ()
+    _found: dict[str, None] = field(default_factory=dict)
+    _looked_at: int = 0
     _under_way: tuple[str, int, str] = ("", 0, "")
 
     def __post_init__(self) -> None:
@@ -137,8 +139,12 @@ class Attempt:
     def sources(self) -> tuple[str, ...]:
         """Where the untrusted text came from that the model is given, each once; none where all is the user's own."""
         shown = [m for m in self.history if m.seq > self.covered and not m.hidden]
-        found = (source for message in (*shown, *self.messages) for source in trust.sources(message))
-        return tuple(dict.fromkeys((*self.summary_sources, *found)))
+        found = (source for message in shown for source in trust.sources(message))
+        # Each message is looked at once: a run may have thousands.
+        for message in self.messages[self._looked_at :]:
+            self._found.update(dict.fromkeys(trust.sources(message)))
+        self._looked_at = len(self.messages)
+        return tuple(dict.fromkeys((*self.summary_sources, *found, *self._found)))
 
     @property
     def holds_back(self) -> bool:
@@ -157,7 +163,7 @@ class Attempt:
         )
 
     def journal_reply(
-        self, name: str, reply: Reply, started_at: float, *, refused: bool = False, covered: int = 0
+        self, name: str, reply: Reply, started_at: float, *, refused: bool = False, covered: int = 0, fitted: Fitted | None = None
     ) -> Step:
         """Take a model's reply into the journal and the count, with what it cost under this name."""
         series, place, input = self._under_way
@@ -179,6 +185,7 @@ class Attempt:
             covered=covered,
             refused=refused,
             withheld=self.holds_back,
+            fitted=fitted,
         )
         self.journal.unsaved.append(step)
         self.meter.count(step)

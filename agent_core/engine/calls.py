@@ -14,6 +14,7 @@ import msgspec
 from agent_core.engine.attempt import Attempt, Parked
 from agent_core.engine.events import call_event, result_event
 from agent_core.engine.points import point
+from agent_core.engine.rereading import is_reading, read_result
 from agent_core.engine.runs import Question, Reason, Step
 from agent_core.engine.steps import TOOL, canonical, same_call, wished
 from agent_core.errors import LeaseLostError, ToolError
@@ -345,6 +346,9 @@ async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
 async def _run(attempt: Attempt, plan: Planned) -> ToolResult:
     point("before tool")
     await attempt.journal.hold()
-    result = await attempt.bound.toolbox.call(plan.call, attempt.turn(plan.number, plan.spot.key))
+    if is_reading(attempt, plan.call):
+        result = await read_result(attempt, plan.call)
+    else:
+        result = await attempt.bound.toolbox.call(plan.call, attempt.turn(plan.number, plan.spot.key))
     point("after tool")
     return result

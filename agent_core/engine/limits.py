@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from agent_core.agent import Limits
 from agent_core.clock import Clock
 from agent_core.engine.runs import Step
+from agent_core.engine.steps import DIGEST, SUMMARY
 from agent_core.errors import LimitError
 from agent_core.messages import Usage
 
@@ -31,6 +32,7 @@ class Meter:
         self.usage = Usage()
         self.cost = 0
         self.steps = 0
+        self.summaries = 0
         self.tool_calls = 0
         self.models: dict[str, None] = {}
         self.unpriced: dict[str, None] = {}
@@ -44,6 +46,7 @@ class Meter:
             return
         self._counted.add(step.number)
         self.steps += 1
+        self.summaries += step.series in (SUMMARY, DIGEST)
         if step.kind == "tool":
             self.tool_calls += 1
             return
@@ -67,8 +70,8 @@ class Meter:
     def check(self) -> None:
         """Raise LimitError where the next model call must not be made."""
         limits = self._limits
-        if self.steps >= limits.steps:
-            raise LimitError(f"the run took {self.steps} steps, its limit", limit="steps")
+        if self.steps - self.summaries >= limits.steps:  # who works long is not to be stopped by tidying up
+            raise LimitError(f"the run took {limits.steps} steps, its limit", limit="steps")
         if self.usage.total >= limits.tokens:
             raise LimitError(
                 f"the run used {self.usage.total} tokens; its limit is {limits.tokens}", limit="tokens"

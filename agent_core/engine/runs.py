@@ -60,6 +60,26 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     extras: dict[str, Any] = {}
 
 
+class Fitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a prompt was made to fit its model's window; the prompts after it are cut alike until one is too long.
+
+    `older` is how many of the messages before the run's own are given, -1 for all. Of the run's own, the first
+    `covered` stand in a summary, the `summaries`-th; in the first `stubs`, results are left out; in the one at
+    `trimmed`, each result is worth `share` tokens at most (0: whole). `limit` is how many tokens the model was found
+    to take (0: as many as it says), `size` our count of the prompt. With `reading` the model can read what was cut.
+    """
+
+    older: int = -1
+    covered: int = 0
+    summaries: int = 0
+    stubs: int = 0
+    trimmed: int = 0
+    share: int = 0
+    limit: int = 0
+    size: int = 0
+    reading: bool = False
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model call or one tool call, as journaled. `cost` in nano-dollars, None where no price is known.
 
@@ -70,7 +90,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     older Sampan stored it), its `place` there, from 0, and its `input`, a hash of what it was done upon (see steps.py).
     `joined` names the runs whose messages a model's step was the first to see, `covered` is the seq up to which a
     summary stands for the session, `key` the idempotency key that a tool was given. A `refused` reply is paid for and
-    never used; the text of a `withheld` one is shown to nobody before plugins have seen it.
+    never used; the text of a `withheld` one is shown to nobody before plugins have seen it. `fitted` says how the prompt
+    of a model's step was cut, or what of the run a summary covers.
     """
 
     number: int
@@ -94,6 +115,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""
     refused: bool = False
     withheld: bool = False
+    fitted: Fitted | None = None
 
 
 Reason = Literal["approval", "untrusted", "uncertain"]

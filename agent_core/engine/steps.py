@@ -20,6 +20,8 @@ from agent_core.messages import Message, Reply, Text, ToolCall, ToolResult
 MODEL = "model"
 TOOL = "tool"
 SUMMARY = "summary"
+DIGEST = "digest"
+"""Summaries of the running run; SUMMARY are those of the session before it."""
 
 
 def linked(chain: str, *texts: str) -> str:

@@ -11,25 +11,43 @@ from agent_core.blobs.base import Blobs, room
 from agent_core.engine.runs import Run
 from agent_core.messages import INLINE_LIMIT, Message, Part, Principal, Text
 
+MEDIA = 1_600
+"""Tokens that a picture, a sound or a file is worth at least; large pictures are scaled down to that."""
+
+BYTES = 250
+"""Bytes of a file that are worth a further token: those of documents mostly, a sound or a film has fewer."""
+
+AROUND = 8
+"""Tokens around a tool's call or result: its id, its name, brackets."""
+
 RECORD_BUDGET = 256 * 1024
 """Bytes of one message's record; its largest parts are moved to blobs until it fits (DynamoDB takes 400 KB)."""
 
 
 def tokens(message: Message) -> int:
-    """A rough count: a token is about 4 ASCII characters or one and a half others."""
+    """A rough count of what a message is worth to a model, with what its provider writes around it."""
     total = 4
-    for text in _texts(message):
-        plain = len(text) if text.isascii() else sum(letter < "\x80" for letter in text)
-        total += plain // 4 + (len(text) - plain) * 2 // 3
-    media = sum(not isinstance(part, Text) for part in message.parts)
-    return total + media * 800
+    for part in message.parts:
+        total += text_tokens(part.text) if isinstance(part, Text) else MEDIA + len(part.data) // BYTES
+    for call in message.tool_calls:
+        total += AROUND + text_tokens(call.name) + text_tokens(call.arguments)
+    for result in message.tool_results:
+        total += AROUND + text_tokens(result.content)
+    return total
 
 
-def _texts(message: Message) -> list[str]:
-    texts = [part.text for part in message.parts if isinstance(part, Text)]
-    texts += [call.name + call.arguments for call in message.tool_calls]
-    texts += [result.content for result in message.tool_results]
-    return texts
+def text_tokens(text: str) -> int:
+    """A rough count: a token is about 4 ASCII characters or one and a half others."""
+    plain = len(text) if text.isascii() else len(text.encode("ascii", "ignore"))
+    return plain // 4 + (len(text) - plain) * 2 // 3
+
+
+def beginning(text: str, most: int) -> str:
+    """As much of the text's beginning as is worth no more than `most` tokens."""
+    text = text[: 4 * most + 3]
+    while (worth := text_tokens(text)) > most:
+        text = text[: min(len(text) * most // worth, len(text) - 1)]
+    return text
 
 
 def window(history: Sequence[Message], budget: int) -> tuple[Message, ...]:

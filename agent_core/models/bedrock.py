@@ -90,4 +90,6 @@ def build(spec: ModelSpec, settings: Settings, wire: Wire, clock: Clock) -> Mode
         total=settings.model_total_seconds,
     )
     endpoint = spec.endpoint or bedrock_url(settings)
-    return BedrockModel(spec.name, spec.model, endpoint, spec.api_key, wire, timeouts, clock=clock)
+    model = BedrockModel(spec.name, spec.model, endpoint, spec.api_key, wire, timeouts, clock=clock)
+    model.context_window = settings.model_window or model.context_window
+    return model

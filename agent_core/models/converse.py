@@ -27,7 +27,7 @@ from agent_core.messages import (
     ToolCall,
     Usage,
 )
-from agent_core.models.http import UNREADABLE, cut, decode_any, error_words, malformed
+from agent_core.models.http import UNREADABLE, cut, decode_any, error_words, malformed, refused
 
 OUTPUT_TOOL = "structured_output"
 """The tool that stands for structured output: not every model can be held to a schema."""
@@ -341,7 +341,7 @@ def _reported(frame: Frame) -> ModelError:
     kind = frame.headers.get(":exception-type") or frame.headers.get(":error-code") or "an error"
     words = error_words(decode_any(frame.payload))[0] or frame.headers.get(":error-message", "")
     detail = f"{kind}: {words}" if words else kind
-    return ModelRefusedError(detail) if kind in _REFUSALS else ModelBusyError(detail)
+    return refused(detail) if kind in _REFUSALS else ModelBusyError(detail)
 
 
 def _counted(usage: _Usage) -> Usage:

@@ -12,6 +12,7 @@ import msgspec
 from agent_core.clock import Clock
 from agent_core.errors import (
     ConnectError,
+    ContextLengthError,
     CutError,
     ModelBusyError,
     ModelCutError,
@@ -23,6 +24,7 @@ from agent_core.errors import (
     WireError,
 )
 from agent_core.messages import Chunk, Reply
+from agent_core.models.length import overlong
 from agent_core.wire.base import Request, StreamedResponse, Timeouts, Wire
 from agent_core.wire.retry import retry_after
 
@@ -159,17 +161,22 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, now: float) ->
     detail = f"status {status}: {words}" if words else f"status {status}"
     if (status >= 500 or status in _BUSY) and code != "insufficient_quota":
         return ModelBusyError(detail, retry_after=retry_after(headers, now))
-    return ModelRefusedError(detail)
+    return refused(detail, code)
+
+
+def refused(words: str, code: str = "") -> ModelRefusedError:
+    """The error of a refusal: one of its own where the prompt was too long."""
+    return ContextLengthError(words) if overlong(words, code) else ModelRefusedError(words)
 
 
 def reported(error: Any) -> ModelError:
     """The error that a provider reports inside an answer of status 200."""
     words, code = error_words({"error": error})
     detail = words or "the provider reports an error"
-    refused = code in _REFUSALS or (
+    final = code in _REFUSALS or (
         code.isdigit() and 400 <= int(code[:9]) < 500 and int(code[:9]) not in _BUSY
     )
-    return ModelRefusedError(detail) if refused else ModelBusyError(detail)
+    return refused(detail, code) if final or overlong(detail, code) else ModelBusyError(detail)
 
 
 def malformed(why: object) -> ModelMalformedError:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from agent_core.clock import Clock
-from agent_core.errors import ConfigError, ModelRefusedError, ModelStalledError
+from agent_core.errors import ConfigError, ContextLengthError, ModelRefusedError, ModelStalledError
 from agent_core.messages import Chunk, Message, Prompt, Reply, Text
 from agent_core.models.base import Model
 from agent_core.models.chat import Answer, ChunkReader
@@ -109,7 +109,7 @@ class LocalModel:
                 yield Chunk(reply=msgspec.structs.replace(reply, model=self.name))
                 return
             messages = shortened(messages, too_long, room - most)
-        raise ModelRefusedError(
+        raise ContextLengthError(
             f"{self.name}: the message is longer than the {room} tokens that the model reads"
         )
 

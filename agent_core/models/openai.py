@@ -89,4 +89,6 @@ def build(spec: ModelSpec, settings: Settings, wire: Wire, clock: Clock) -> Mode
         between_chunks=settings.model_chunk_seconds,
         total=settings.model_total_seconds,
     )
-    return OpenAIModel(spec.name, spec.model, spec.endpoint or ENDPOINT, key, wire, timeouts, clock=clock)
+    model = OpenAIModel(spec.name, spec.model, spec.endpoint or ENDPOINT, key, wire, timeouts, clock=clock)
+    model.context_window = settings.model_window or model.context_window
+    return model

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -107,6 +108,15 @@ class Attempt:
         self.number = stored.number
         return stored
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, steps of other series may be done, while the step under way waits for them."""
+        number, under_way = self.number, self._under_way
+        try:
+            yield
+        finally:
+            self.number, self._under_way = number, under_way
+
     def anew(self) -> None:
         """Do the step under way anew, although it is stored: it does not serve any more."""
         series, place, _ = self._under_way
@@ -163,7 +173,14 @@ class Attempt:
         )
 
     def journal_reply(
-        self, name: str, reply: Reply, started_at: float, *, refused: bool = False, covered: int = 0, fitted: Fitted | None = None
+        self,
+        name: str,
+        reply: Reply,
+        started_at: float,
+        *,
+        refused: bool = False,
+        covered: int = 0,
+        fitted: Fitted | None = None,
     ) -> Step:
         """Take a model's reply into the journal and the count, with what it cost under this name."""
         series, place, input = self._under_way

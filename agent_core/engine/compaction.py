@@ -80,7 +80,9 @@ def _check_pins(attempt: Attempt) -> None:
     new = [message for message in attempt.messages if message.metadata.get("pinned")]
     if not new:
         return
-    there = [message.text for message in attempt.history if message.metadata.get("pinned") and not message.hidden]
+    there = [
+        message.text for message in attempt.history if message.metadata.get("pinned") and not message.hidden
+    ]
     texts = [*_pins(attempt.summary), *there, *(message.text for message in new)]
     size = sum(len(text.encode()) for text in texts)
     if size > PINS:

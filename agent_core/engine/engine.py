@@ -17,6 +17,7 @@ from agent_core.engine.egress import check_delivery
 from agent_core.engine.erasing import erase_session
 from agent_core.engine.events import after, position, retold, started, told
 from agent_core.engine.feed import Feed
+from agent_core.engine.fitting import check_fits
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
@@ -184,6 +185,7 @@ class Engine:
             known = ", ".join(sorted(self.agents))
             raise NotFoundError(f"there is no agent {agent!r}; there are: {known}")
         check_delivery(self.agents[agent], inbound.delivery)
+        check_fits(self.agents[agent], inbound)
         session_id = inbound.session_id or self._clock.new_id()
         return msgspec.structs.replace(inbound, agent=agent, session_id=session_id)
 

@@ -120,7 +120,11 @@ def check_fits(bound: Bound, inbound: Inbound) -> None:
         return
     limit = room_of(bound, inbound).limit()
     _, start = divided((), inbound.messages, len(inbound.messages))
-    own = [message for place, message in enumerate(inbound.messages) if place >= start or message.role == "system"]
+    own = [
+        message
+        for place, message in enumerate(inbound.messages)
+        if place >= start or message.role == "system"
+    ]
     size = sum(tokens(trust.marked(message)) for message in own)
     if size > limit:
         raise TooLargeError(
@@ -138,7 +142,7 @@ def check_fits(bound: Bound, inbound: Inbound) -> None:
 
 
 def corrected(ratio: float, fitted: Fitted | None, reported: int) -> float:
-    """How many of the provider's tokens one of ours is, after a further prompt: quickly more, slowly less, never under 1."""
+    """How many of the provider's tokens one of ours is, after a further prompt: never under 1."""
     if fitted is None or not fitted.size or not reported:
         return ratio
     seen = min(max(reported / fitted.size, 1.0), 4.0)
@@ -192,7 +196,9 @@ def _shorter(result: ToolResult, most: int, reading: bool) -> ToolResult:
     if not kept:
         words = f"[{all_of_it} characters left out to save room{back}]"
         return msgspec.structs.replace(result, content=words, trusted=True)  # nobody else's word is in it
-    return msgspec.structs.replace(result, content=f"{kept}\n[cut after {len(kept)} of {all_of_it} characters{back}]")
+    return msgspec.structs.replace(
+        result, content=f"{kept}\n[cut after {len(kept)} of {all_of_it} characters{back}]"
+    )
 
 
 def fits(story: Story, fitted: Fitted, limit: int) -> bool:
@@ -232,7 +238,9 @@ def _trimmed(story: Story, fitted: Fitted, limit: int) -> Fitted:
     total = size_of(shown(story, fitted))
     if not results or total <= limit * 3 // 4:
         return fitted
-    rest = total - sum(text_tokens(result.content) for result in _view(story.run[place], place, fitted).tool_results)
+    rest = total - sum(
+        text_tokens(result.content) for result in _view(story.run[place], place, fitted).tool_results
+    )
     share = max(limit * 3 // 4 - rest, limit // 4) // len(results) - STUB
     if fitted.share and place == fitted.trimmed:
         share = min(share, fitted.share)
@@ -246,12 +254,11 @@ def _count(story: Story, fitted: Fitted) -> int:
 def _older(story: Story, fitted: Fitted, limit: int) -> int:
     """How many of the older messages there is room for; they begin with a user's, so that no result lacks its call."""
     room = limit - size_of(shown(story, msgspec.structs.replace(fitted, older=0)))
-    count = found = 0
-    for message in reversed(story.older):
+    found = 0
+    for count, message in enumerate(reversed(story.older), 1):
         room -= tokens(trust.marked(message))
         if room < 0:
             break
-        count += 1
         if message.role == "user":
             found = count
     return found
@@ -262,6 +269,7 @@ def boundary(story: Story, fitted: Fitted, limit: int, summary: int) -> int:
 
     Where the last step by itself leaves too little room, it is summarised too.
     """
+
     def sized(covered: int) -> int:
         return size_of(shown(story, msgspec.structs.replace(fitted, covered=covered))) + summary
 
@@ -293,8 +301,15 @@ SPEC = ToolSpec(
     schema={
         "type": "object",
         "properties": {
-            "ref": {"type": "string", "description": "The id of the call, or of the blob, as the cut result names it"},
-            "offset": {"type": "integer", "minimum": 0, "description": "Characters to pass over; 0 by default"},
+            "ref": {
+                "type": "string",
+                "description": "The id of the call, or of the blob, as the cut result names it",
+            },
+            "offset": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "Characters to pass over; 0 by default",
+            },
         },
         "required": ["ref"],
         "additionalProperties": False,

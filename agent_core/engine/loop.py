@@ -8,23 +8,30 @@ from contextlib import suppress
 import msgspec
 
 from agent_core.agent import Agent
-from agent_core.engine import steps, trust, window
+from agent_core.engine import steps, window
 from agent_core.engine.attempt import Attempt
 from agent_core.engine.bound import Bound
 from agent_core.engine.calls import tool_steps
-from agent_core.engine.compaction import compact, summary_message
+from agent_core.engine.compaction import compact
 from agent_core.engine.events import event_id, text_event
 from agent_core.engine.pieces import Pieces
 from agent_core.engine.points import point
+from agent_core.engine.prompting import Prompts
 from agent_core.engine.runs import RunEvent
 from agent_core.engine.steps import MODEL
-from agent_core.errors import ModelError, ModelMalformedError, ModelRefusedError, PluginError, WireError
+from agent_core.errors import (
+    ContextLengthError,
+    ModelError,
+    ModelMalformedError,
+    ModelRefusedError,
+    PluginError,
+    WireError,
+)
 from agent_core.messages import Chunk, Finish, Message, Prompt, Reply, ToolCall, Usage, sound
+from agent_core.models.base import Model
+from agent_core.models.length import overlong
 from agent_core.plugins.base import Stop
 from agent_core.tools.results import clean
-
-REPLY_RESERVE = 1024
-"""Tokens of the model's window that are kept free for its reply, where nobody says how long it may be."""
 
 
 async def perform(attempt: Attempt) -> Finish:
@@ -36,8 +43,9 @@ async def perform(attempt: Attempt) -> Finish:
         attempt.messages = [*attempt.inbound.messages]
         return await _answered(attempt, Reply(message=words))
     await compact(attempt)
+    prompts = Prompts(attempt)
     while True:
-        reply = await _model_step(attempt)
+        reply = await _model_step(attempt, prompts)
         attempt.chain = steps.replied(attempt.chain, reply)
         own, theirs = _split(attempt, reply.message.tool_calls)
         if theirs:
@@ -101,13 +109,14 @@ async def _answered(attempt: Attempt, reply: Reply) -> Finish:
     return reply.finish
 
 
-async def _model_step(attempt: Attempt) -> Reply:
+async def _model_step(attempt: Attempt, prompts: Prompts) -> Reply:
     stored = attempt.recall(MODEL, attempt.chain)
     if stored is not None and stored.reply is not None:
         if not _refusal(attempt, stored.reply):
             text = stored.reply.message.text
             if text and not attempt.holds_back:
                 attempt.feed.emit(text_event(stored.number, stored.fence, len(text), text))
+            await prompts.resume(stored)
             return stored.reply
         attempt.anew()  # since it was stored, the agent wants another type of answer
     # A run that began when this process did not know of a switch yet is not marked: it looks every few seconds.
@@ -118,9 +127,12 @@ async def _model_step(attempt: Attempt) -> Reply:
     attempt.check_time()
     point("before model")
     await attempt.journal.hold()
-    reply, refusal = _taken(attempt, await _respond(attempt))
+    reply, refusal = _taken(attempt, await _respond(attempt, prompts))
     point("after model")
-    attempt.journal_reply(_paid(attempt.bound, reply), reply, started, refused=bool(refusal))
+    attempt.journal_reply(
+        _paid(attempt.bound, reply), reply, started, refused=bool(refusal), fitted=prompts.fitted
+    )
+    prompts.answered(reply)
     if refusal:
         raise ModelMalformedError(refusal)
     return reply
@@ -176,7 +188,7 @@ def _paid(bound: Bound, reply: Reply) -> str:
     return reply.model if reply.model in getattr(bound.model, "names", ()) else bound.model.name
 
 
-async def _respond(attempt: Attempt) -> object:
+async def _respond(attempt: Attempt, prompts: Prompts) -> object:
     bound = attempt.bound
     if not isinstance(bound.agent, Agent):
         tenant = attempt.run.principal.tenant
@@ -184,10 +196,21 @@ async def _respond(attempt: Attempt) -> object:
         answer = bound.agent.respond(messages, attempt.turn())
         return await (_collect(attempt, answer) if isinstance(answer, AsyncIterator) else answer)
     assert bound.model is not None  # the wiring gives every Agent a model
-    prompt = await _prompt(attempt)
+    prompt = await prompts.prompt()
+    try:
+        return await _asked(attempt, bound.model, prompt)
+    except ModelRefusedError as error:
+        if not overlong(error.detail) and not isinstance(error, ContextLengthError):
+            raise
+        prompts.learn(error)
+    # Nothing of that was paid for. A shorter one may be taken, once.
+    return await _asked(attempt, bound.model, await prompts.prompt())
+
+
+async def _asked(attempt: Attempt, model: Model, prompt: Prompt) -> object:
     if attempt.feed.wanted:
-        return await _collect(attempt, bound.model.stream(prompt))
-    return await bound.model.reply(prompt)
+        return await _collect(attempt, model.stream(prompt))
+    return await model.reply(prompt)
 
 
 async def _collect(attempt: Attempt, chunks: AsyncIterator[Chunk]) -> object:
@@ -213,32 +236,6 @@ async def _collect(attempt: Attempt, chunks: AsyncIterator[Chunk]) -> object:
     if reply is None:
         raise ModelMalformedError("the stream ended without a reply")
     return reply
-
-
-async def _prompt(attempt: Attempt) -> Prompt:
-    agent, model, inbound = attempt.bound.agent, attempt.bound.model, attempt.inbound
-    assert model is not None
-    assert isinstance(agent, Agent)
-    if inbound.tools and not model.tools:
-        raise ModelRefusedError(f"the model {model.name} has no tool use; choose another by MODEL_NAME")
-    max_tokens = inbound.max_tokens or agent.max_tokens
-    budget = model.context_window - (max_tokens or REPLY_RESERVE) - len(agent.instructions) // 3
-    budget -= sum(window.tokens(message) for message in attempt.messages)
-    summary = summary_message(attempt.summary, attempt.summary_sources)
-    budget -= sum(window.tokens(message) for message in summary)
-    recent = [message for message in attempt.history if message.seq > attempt.covered]
-    history = (*summary, *window.window(recent, budget))
-    tenant = attempt.run.principal.tenant
-    messages = await window.inline([*history, *attempt.messages], attempt.blobs, tenant)
-    return Prompt(
-        system=agent.instructions,
-        messages=tuple(map(trust.marked, messages)),
-        tools=(*attempt.bound.toolbox.specs, *inbound.tools) if model.tools else (),
-        tool_choice=inbound.tool_choice,
-        output_schema=inbound.output_schema or attempt.bound.output_schema,
-        max_tokens=max_tokens,
-        temperature=agent.temperature if inbound.temperature is None else inbound.temperature,
-    )
 
 
 def _refusal(attempt: Attempt, reply: Reply) -> str:

@@ -76,7 +76,7 @@ class Prompts:
         if step.fitted is None or step.reply is None:
             return
         story = await self._told()
-        if step.fitted.summaries:
+        with self._attempt.aside():
             for place in range(self._attempt.places[DIGEST], step.fitted.summaries):
                 stored = self._attempt.recall(DIGEST, self._input(place))
                 if stored is not None and stored.reply is not None and stored.fitted is not None:
@@ -115,7 +115,9 @@ class Prompts:
             return False
         older = (result for message in story.older for result in message.tool_results)
         latest = story.run[story.last_step :]
-        return any(result.ref for result in older) or any(r.ref for message in latest for r in message.tool_results)
+        return any(result.ref for result in older) or any(
+            r.ref for message in latest for r in message.tool_results
+        )
 
     def _may_read(self) -> bool:
         attempt = self._attempt
@@ -132,7 +134,8 @@ class Prompts:
         upto = fitting.boundary(story, fitted, limit, self._longest())
         if any(m.role not in ("user", "system") for m in story.run[fitted.covered : upto]):
             try:
-                fitted = await self._summarised(story, fitted, upto)
+                with self._attempt.aside():
+                    fitted = await self._summarised(story, fitted, upto)
             except ModelError as error:
                 if not error.retryable or not enough:
                     raise
@@ -159,7 +162,11 @@ class Prompts:
                 covered = fitted.covered + self._bite(story, fitted.covered, upto, model)
                 before = "\n".join(message.text for message in story.digest)
                 reply = await summarise(
-                    attempt, model, before, story.run[fitted.covered : covered], fitted=Fitted(covered=covered)
+                    attempt,
+                    model,
+                    before,
+                    story.run[fitted.covered : covered],
+                    fitted=Fitted(covered=covered),
                 )
             self._digested(story, covered, reply)
             fitted = msgspec.structs.replace(fitted, covered=covered, summaries=place + 1)

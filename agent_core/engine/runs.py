@@ -90,8 +90,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     older Sampan stored it), its `place` there, from 0, and its `input`, a hash of what it was done upon (see steps.py).
     `joined` names the runs whose messages a model's step was the first to see, `covered` is the seq up to which a
     summary stands for the session, `key` the idempotency key that a tool was given. A `refused` reply is paid for and
-    never used; the text of a `withheld` one is shown to nobody before plugins have seen it. `fitted` says how the prompt
-    of a model's step was cut, or what of the run a summary covers.
+    never used; the text of a `withheld` one is shown to nobody before plugins have seen it. `fitted` says how the
+    prompt of a model's step was cut, or what of the run a summary covers.
     """
 
     number: int

@@ -25,14 +25,19 @@ RESULT_TOKENS = 400
 
 def room(model: Model) -> int:
     """Tokens of material that one summary can be made from: our count is rough, so it leaves half of the window."""
-    most = model.context_window // 2 - min(SUMMARY_TOKENS, model.context_window // 8) - text_tokens(INSTRUCTIONS)
+    most = (
+        model.context_window // 2 - min(SUMMARY_TOKENS, model.context_window // 8) - text_tokens(INSTRUCTIONS)
+    )
     return max(most, 64)
 
 
 def lines(message: Message) -> list[str]:
     """A message as material."""
     said = [f"{message.role}: {message.text}"] if message.text else []
-    said += [f"{message.role} calls {call.name}({beginning(call.arguments, RESULT_TOKENS)})" for call in message.tool_calls]
+    said += [
+        f"{message.role} calls {call.name}({beginning(call.arguments, RESULT_TOKENS)})"
+        for call in message.tool_calls
+    ]
     return said + [f"{result.name} gave: {_short(result.content)}" for result in message.tool_results]
 
 
@@ -47,7 +52,12 @@ def bite(messages: Sequence[Message], most: int) -> int:
 
 
 async def summarise(
-    attempt: Attempt, model: Model, before: str, messages: Sequence[Message], covered: int = 0, fitted: Fitted | None = None
+    attempt: Attempt,
+    model: Model,
+    before: str,
+    messages: Sequence[Message],
+    covered: int = 0,
+    fitted: Fitted | None = None,
 ) -> Reply:
     """Have the messages summarised together with what was summarised before; journaled at once."""
     started = attempt.clock.now()

@@ -179,18 +179,17 @@ class App:
         """What handles the messages of a queue."""
         return Desk(self.engine, self.settings, self.clock)
 
-    async def settle(self, seconds: float | None = None, *, wake: bool = True) -> None:
+    async def settle(self, seconds: float | None = None) -> None:
         """Before the platform freezes this process: wait for the work under way, then hand over what is not done.
 
-        `seconds` None waits as long as it takes. Batches stop with it, to be gone on with; `wake` as in the engine's
-        `hand_over`.
+        `seconds` None waits as long as it takes. Batches stop with it, to be gone on with.
         """
         drained = asyncio.ensure_future(self._drained())
         await asyncio.wait({drained}, timeout=seconds)
         if not drained.done():
             if "batches" in self.__dict__:
                 await self.batches.close()
-            await self.engine.hand_over(wake=wake)
+            await self.engine.hand_over()
         await drained
 
     async def sweep(self) -> Swept:

@@ -56,21 +56,21 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     return loop().run_until_complete(work)
 
 
-async def in_time(app: App, context: Any, work: Callable[[float], Awaitable[T]], *, wake: bool = True) -> T:
+async def in_time(app: App, context: Any, work: Callable[[float], Awaitable[T]]) -> T:
     """Do the work of one invocation, and leave nothing under way when the platform freezes the process.
 
     `work` gets the time (seconds since 1970) from which no step may begin, 0 where the `context` is None and nothing
-    stops us. What is not done a little later is handed over to others; `wake` as in the engine's `hand_over`.
+    stops us. What is not done a little later is handed over to others, who are woken.
     """
     end = app.clock.now() + context.get_remaining_time_in_millis() / 1000 if context is not None else 0.0
     task = asyncio.ensure_future(work(end - RESERVE_SECONDS if end else 0.0))
     try:
         await asyncio.wait({task}, timeout=_left(app, end))
         if not task.done():
-            await app.settle(0, wake=wake)
+            await app.settle(0)
         return await task
     finally:
-        await app.settle(_left(app, end), wake=wake)
+        await app.settle(_left(app, end))
         _flush()
 
 

@@ -26,10 +26,8 @@ async def handle(app: App, event: dict[str, Any], context: Any) -> dict[str, Any
     records = event.get("Records")
     if not records or records[0].get("eventSource") != "aws:sqs":
         raise InputError(f"this function takes records of SQS, not {_shared.kind_of(event)}")
-    # What is not done in time comes again with its record, or is swept up: both count how often it was tried.
-    outcome = await _shared.in_time(
-        app, context, lambda stop_at: _processed(app, records, stop_at), wake=False
-    )
+    # What was accepted and is not done in time is the store's: handed over, with a wake-up for whoever goes on.
+    outcome = await _shared.in_time(app, context, lambda stop_at: _processed(app, records, stop_at))
     return {"batchItemFailures": [{"itemIdentifier": record.id} for record in outcome.failed]}
 
 

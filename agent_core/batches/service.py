@@ -281,7 +281,8 @@ class Batches:
     async def drain(self) -> None:
         """Wait for the batches that run in this process."""
         while self._tasks:
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            # Not gather: from Python 3.12 on that gives the loop no turn where all are done, and this would never end.
+            await asyncio.wait(tuple(self._tasks.values()))
 
     async def close(self) -> None:
         """Stop working; what is left is gone on with by another process, or by this one when it starts again."""

@@ -48,6 +48,7 @@ from agent_core.security.stepup import StepUp
 from agent_core.security.webhook import Receiver
 from agent_core.settings import Settings
 from agent_core.store.base import Key, Store, WholeStore
+from agent_core.store.overflow import OverflowStore
 from agent_core.tools.base import Tool
 from agent_core.tools.toolbox import Toolbox
 from agent_core.wire.base import Wire
@@ -234,7 +235,7 @@ def build_app(
     clock = clock or SystemClock()
     plain = wire or _plain_wire(settings)
     wire = wire or make_wire(settings, clock, plain)
-    store = store or make_store(settings, clock)
+    store = make_store(settings, clock) if store is None else _of_any_size(store, clock)
     blobs = blobs or make_blobs(settings, clock)
     found = _agents(settings, agents)
     accepted = Accepted(beside(settings.agents))
@@ -378,6 +379,16 @@ def make_deliverers(settings: Settings, clock: Clock, wire: Wire, store: Store) 
 
 
 def make_store(settings: Settings, clock: Clock) -> WholeStore:
+    """The store of the settings, for records of any size."""
+    return _of_any_size(_plain_store(settings, clock), clock)
+
+
+def _of_any_size(store: Store, clock: Clock) -> OverflowStore:
+    """The store for records of any size, if it is not such a one."""
+    return store if isinstance(store, OverflowStore) else OverflowStore(store, clock)
+
+
+def _plain_store(settings: Settings, clock: Clock) -> WholeStore:
     """The store of the settings. Imported only when chosen, for cold start."""
     if settings.store == "memory":
         from agent_core.store.memory import MemoryStore

@@ -14,7 +14,11 @@ from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.errors import ConditionError, LeaseLostError, SessionBusyError
 from agent_core.messages import Message, Principal, from_record, to_record
 from agent_core.security import audit
-from agent_core.store.base import MAX_WRITES, Delete, Equals, Key, LoggedStore, Put, Store, Update
+from agent_core.store.base import Delete, Equals, Key, LoggedStore, Put, Store, Update
+from agent_core.store.pieces import beside
+
+_AT_ONCE = 25
+"""Records that one transaction removes: together they are within what it may take."""
 
 
 class Remains(msgspec.Struct):
@@ -38,16 +42,21 @@ async def erase_session(kit: Kit, principal: Principal, session_id: str, head: H
     except SessionBusyError:
         await kit.store.write(Update(lease.head, set={"lease_until": 0.0}, when=lease.held))
         raise
-    doomed = await _doomed(kit, principal, remains)
+    doomed = await _doomed(kit, principal, session_id, remains)
     if head.listed:
         doomed.append(Key(keys.sessions(principal), head.listed))
     await kit.blobs.erase(principal.tenant, room(principal, session_id))
     for run_id, times in remains.times.items():
         await _unname(kit, principal.tenant, run_id, remains.runs.get(run_id), times)
     try:
-        for start in range(0, len(doomed), MAX_WRITES - 1):
+        if head.summary:
+            # The head goes last and must be readable until then: nothing of it may stand among what goes before.
+            await kit.store.write(
+                Update(lease.head, set={"summary": "", "covered": 0, "sources": []}, when=lease.held)
+            )
+        for start in range(0, len(doomed), _AT_ONCE):
             point("before erasure")
-            batch = [Delete(key) for key in doomed[start : start + MAX_WRITES - 1]]
+            batch = [Delete(key) for key in doomed[start : start + _AT_ONCE]]
             await kit.store.write(lease.renewal(kit.clock.now()), *batch)
         erased = audit.entry(
             kit.clock, principal.tenant, "session.erased", by=principal.user, session_id=session_id
@@ -99,11 +108,13 @@ async def _remains(store: Store, principal: Principal, session_id: str) -> Remai
     return remains
 
 
-async def _doomed(kit: Kit, principal: Principal, remains: Remains) -> list[Key]:
+async def _doomed(kit: Kit, principal: Principal, session_id: str, remains: Remains) -> list[Key]:
     """The keys of all that goes but the head, those of the runs first: they are found by the messages."""
     tenant = principal.tenant
     doomed: list[Key] = []
+    places = [(keys.session(principal, session_id), "")]
     for run_id in remains.times:
+        places += [(keys.run(tenant, run_id), ""), (keys.dead(tenant, "").partition, run_id)]
         doomed += await _keys_of(kit.store, keys.run(tenant, run_id))
         doomed += await _keys_of(kit.store, keys.watchers(tenant, run_id))
         doomed += [keys.dead(tenant, run_id), keys.dead(tenant, f"{run_id}/push")]
@@ -112,8 +123,13 @@ async def _doomed(kit: Kit, principal: Principal, remains: Remains) -> list[Key]
             doomed += await _keys_of(kit.store, keys.sent(tenant, run.channel), run.id)
         if kit.hooks is not None:
             doomed += await _keys_of(kit.store, keys.hooks(tenant), keys.NOTICE + run.id)
+            places.append((keys.hooks(tenant), keys.NOTICE + run.id))
     doomed += await _due_of(kit.store, tenant, set(remains.times))
-    return list(dict.fromkeys([*doomed, *remains.keys]))
+    doomed += remains.keys
+    # After the records themselves, which can't be read without it: what was moved out of them.
+    for partition, prefix in places:
+        doomed += await _keys_of(kit.store, beside(partition), prefix)
+    return list(dict.fromkeys(doomed))
 
 
 async def _unname(kit: Kit, tenant: str, run_id: str, run: Run | None, times: set[float]) -> None:

@@ -32,6 +32,7 @@ from agent_core.errors import ConditionError, InputError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.security import audit
 from agent_core.store.base import Absent, Delete, Key, Put, Record, WholeStore, Write, quoted
+from agent_core.store.pieces import OVERFLOW
 
 VERSION = 1
 """Of the export's form."""
@@ -43,7 +44,7 @@ _ERASING = "erasing"
 _OWNED = {"key": "key", "login": "login", "socket": "connection"}
 """Partitions that no tenant's name begins, by their sort key: their records say themselves whose they are."""
 
-_AT_ONCE = 50
+_AT_ONCE = 25
 _SECRET = {"digest", "old_digest", "seed", "secret", "old_secret"}
 """Fields of keys, factors and endpoints that nobody needs a copy of."""
 
@@ -124,7 +125,7 @@ class Tenants:
         quiet = False
         while True:
             await self._blobs.erase_all(tenant)
-            gone, renamed = await self._pass(erasure, log_too)
+            gone, renamed = await self._pass(erasure, log_too, all_too=quiet)
             records, ledger = records + gone, ledger + renamed
             if quiet and not gone and not renamed:
                 break
@@ -155,8 +156,8 @@ class Tenants:
                 lines: dict[str, IO[bytes]] = {}
                 async for record in self._records(tenant):
                     kind = kind_of(record.key)
-                    if kind in _PASSING:
-                        continue
+                    if kind in _PASSING or kind == OVERFLOW:
+                        continue  # what was moved out of records stands in them
                     if kind not in lines:
                         lines[kind] = stack.enter_context(tempfile.TemporaryFile())
                     lines[kind].write(msgspec.json.encode(_public(record)) + b"\n")
@@ -207,14 +208,19 @@ class Tenants:
             ),
         )
 
-    async def _pass(self, erasure: Erasure, log_too: bool) -> tuple[int, int]:
-        """Go once through the store; how many records were removed, and how many were given other names."""
+    async def _pass(self, erasure: Erasure, log_too: bool, *, all_too: bool) -> tuple[int, int]:
+        """Go once through the store; how many records were removed, and how many were given other names.
+
+        `all_too`: also what was moved out of records, and is needed to read them as long as they are there.
+        """
         removed = renamed = 0
         doomed: list[Write] = []
         async for record in self._records(erasure.tenant):
             kind = kind_of(record.key)
             if record.key == _stop(erasure.tenant) or (kind == "audit" and not log_too):
                 continue  # what stops the tenant goes last, with the erasure itself
+            if kind == OVERFLOW and not all_too:
+                continue
             if kind == "ledger":
                 entry = from_record(Ledger, record.fields)
                 if not entry.erased:

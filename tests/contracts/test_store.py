@@ -35,6 +35,7 @@ from agent_core.store.base import (
     Write,
 )
 from agent_core.store.memory import MemoryStore
+from agent_core.store.overflow import OverflowStore
 from agent_core.store.sqlite import SqliteStore
 from agent_core.testing import CountingStore, FaultyStore, ManualClock
 from tests.aws.emulator import Emulator
@@ -45,7 +46,7 @@ OTHER = Key("tenant", "other")
 Open = Callable[[], AbstractAsyncContextManager[tuple[Store, ManualClock]]]
 
 
-@pytest.fixture(params=["memory", "sqlite", "wrapped", "dynamodb"])
+@pytest.fixture(params=["memory", "sqlite", "wrapped", "dynamodb", "overflow"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens a new, empty store; wrappers are stores as well."""
     count = 0
@@ -68,6 +69,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
             store = SqliteStore(tmp_path / f"{count}.db", clock)
         elif request.param == "memory":
             store = MemoryStore(clock)
+        elif request.param == "overflow":
+            store = OverflowStore(SqliteStore(tmp_path / f"{count}.db", clock), clock)
         else:
             store = CountingStore(FaultyStore(MemoryStore(clock)))
         try:

@@ -127,7 +127,7 @@ def test_the_right_key_opens_and_the_cookie_is_safe(house: Callable[..., House])
     page = visit.get("/runs")
     assert page.status_code == 200
     assert "ada" in page.text
-    stored = repr(here.app.store._rows)  # type: ignore[attr-defined]
+    stored = repr(here.app.store._store._rows)  # type: ignore[attr-defined]
     assert name.partition("=")[2] not in stored
 
 

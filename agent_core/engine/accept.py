@@ -136,7 +136,6 @@ def _writes(
             Key(keys.run(principal.tenant, run.id), keys.RUN),
             to_record(stored),
             when=new,
-            expires_at=run.created_at + kit.run_seconds,
         ),
         head,
         Put(pending, to_record(Pending(run_id=run.id, inbound=inbound, due=due.sort))),

@@ -163,7 +163,9 @@ async def _together(steps: Sequence[Coroutine[Any, Any, ToolResult]]) -> list[To
 async def _intend(attempt: Attempt, plans: Sequence[Planned]) -> None:
     """Store that these tools are about to run, together with what was done before them."""
     for plan in plans:
-        attempt.journal.unsaved.append(_step(attempt, plan, tries=plan.tries + 1))
+        attempt.journal.unsaved.append(
+            _step(attempt, plan, tries=plan.tries + 1, started_at=attempt.clock.now())
+        )
         attempt.journal.notes.append(_note(attempt, plan))
         point("before intent")
     await attempt.journal.save()

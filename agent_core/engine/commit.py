@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from agent_core.costs.ledger import ledger_record
-from agent_core.engine import keys
+from agent_core.engine import expiry, keys
 from agent_core.engine.dead import DeadLetter
 from agent_core.engine.due import asking, entry, moved
 from agent_core.engine.journal import Journal
 from agent_core.engine.kit import Kit
 from agent_core.engine.lease import Lease
 from agent_core.engine.points import point
-from agent_core.engine.reading import read_run
+from agent_core.engine.reading import run_of
 from agent_core.engine.runs import Due, Head, Pending, Run
 from agent_core.engine.view import View, read_view
 from agent_core.errors import ConditionError, LeaseLostError, StoreError
@@ -82,8 +82,8 @@ class Closing:
     async def merged_runs(self, run: Run) -> list[Run]:
         """The runs of the messages that joined this one, at the same end as it."""
         joined = []
-        for _, item in self._merged:
-            other, _ = await read_run(self._kit.store, run.principal.tenant, item.run_id)
+        for key, item in self._merged:
+            other, _ = await run_of(self._kit.store, key, item)
             joined.append(
                 msgspec.structs.replace(
                     other,
@@ -118,7 +118,7 @@ class Closing:
         merged = (item.run_id for _, item in self._merged)
         run = msgspec.structs.replace(run, joined=tuple(dict.fromkeys((*run.joined, *merged))))
         head, run, numbered = self._numbered(run, messages)
-        ending = self._ending(run, journal)
+        ending = self._ending(run, journal, dead=letter is not None)
         ending += await self._notices(run, letter)
         joined = await self.merged_runs(run)
         for (key, item), other in zip(self._merged, joined, strict=True):
@@ -172,6 +172,7 @@ class Closing:
     async def park(self, run: Run, journal: Journal) -> bool:
         """Let the run wait for a person, first in the inbox as it is; False where it was cancelled meanwhile."""
         until = max(question.expires_at for question in run.questions if question.status == "asked")
+        await expiry.keep(self._kit, run, journal.steps(), until=until)
         delivery = self._item.inbound.delivery
         asks: list[Write] = []
         if delivery is not None and delivery.kind in self._kit.asks:
@@ -184,7 +185,6 @@ class Closing:
             journal.run_key,
             to_record(run),
             when=(AtMost("cancelling", 0),),
-            expires_at=run.created_at + self._kit.run_seconds,
         )
         try:
             await self._leave((waiting, *moved(self._key, self._item, run, until), *asks, *steps))
@@ -237,18 +237,19 @@ class Closing:
             numbered,
         )
 
-    def _ending(self, run: Run, journal: Journal) -> list[Write]:
+    def _ending(self, run: Run, journal: Journal, *, dead: bool) -> list[Write]:
         """What belongs to the end of a run: itself, its ledger and outbox entries; its message leaves the inbox."""
         # A run that answered in spite of being cancelled a moment ago is answered: the answer was paid for.
         ledger = ledger_record(run, journal.steps())
         bill = Put(keys.ledger(run.principal.tenant, run.created_at, run.id), to_record(ledger))
-        return [bill, *self._closed(self._key, self._item, run)]
+        return [bill, *self._closed(self._key, self._item, run, dead=dead)]
 
-    def _closed(self, key: Key, item: Pending, run: Run) -> list[Write]:
+    def _closed(self, key: Key, item: Pending, run: Run, *, dead: bool = False) -> list[Write]:
         """A run at its end: its message leaves the inbox, its outbox entry is made."""
         run_key = Key(keys.run(run.principal.tenant, run.id), keys.RUN)
+        expires_at = expiry.of_run(self._kit, run, kept=dead or item.inbound.delivery is not None)
         writes: list[Write] = [
-            Put(run_key, to_record(run), expires_at=run.created_at + self._kit.run_seconds),
+            Put(run_key, to_record(run), expires_at=expires_at),
             Delete(key),
             Delete(Key(keys.DUE, item.due)),
         ]

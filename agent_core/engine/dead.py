@@ -8,11 +8,12 @@ import msgspec
 
 from agent_core.engine import keys
 from agent_core.engine.kit import Kit
+from agent_core.engine.reading import made_anew
 from agent_core.engine.runs import Delivery, Due, Head, Pending, Run
 from agent_core.errors import ConditionError, ConflictError, NotFoundError
 from agent_core.messages import Principal, from_record, to_record
 from agent_core.security import audit
-from agent_core.store.base import AtMost, Delete, Equals, Key, Put, Update, Write
+from agent_core.store.base import Absent, AtMost, Delete, Equals, Key, Put, Update, Write
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,13 +108,18 @@ async def _run_again(kit: Kit, letter: DeadLetter) -> list[Write]:
         session_id=letter.session_id,
         run_id=letter.run_id,
     )
+    queued: Write = Update(
+        run,
+        set={"status": "queued", "failure": None, "finished_at": 0.0},
+        add={"retries": 1},
+        when=(Equals("status", "failed"),),
+        expires_at=0.0,
+    )
+    if await kit.store.get(run) is None:
+        # An older Sampan let it expire under its letter.
+        queued = Put(run, to_record(made_anew(letter.pending, kit.clock.now())), when=(Absent(),))
     return [
-        Update(
-            run,
-            set={"status": "queued", "failure": None, "finished_at": 0.0},
-            add={"retries": 1},
-            when=(Equals("status", "failed"),),
-        ),
+        queued,
         Update(state, set={"v": 1, "latest": stamp}, add={"arrivals": 1}, when=(AtMost("latest", stamp),)),
         Put(
             keys.pending(state.partition, stamp, kit.clock.new_id()),

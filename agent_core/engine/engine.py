@@ -185,6 +185,7 @@ class Engine:
             raise NotFoundError(f"there is no agent {agent!r}; there are: {known}")
         check_delivery(self.agents[agent], inbound.delivery)
         session_id = inbound.session_id or self._clock.new_id()
+        keys.check(inbound.principal, session_id)
         return msgspec.structs.replace(inbound, agent=agent, session_id=session_id)
 
     def _new_run(self, inbound: Inbound) -> Run:

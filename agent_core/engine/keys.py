@@ -24,8 +24,9 @@ import hashlib
 from datetime import UTC, datetime
 
 from agent_core.clock import sortable_id
+from agent_core.errors import InputError
 from agent_core.messages import Principal
-from agent_core.store.base import Key
+from agent_core.store.base import MAX_PARTITION, Key
 from agent_core.store.base import quoted as quoted
 
 STATE = "state"
@@ -37,6 +38,29 @@ PIECE = "piece/"
 DUE = "due"
 PUSH = "push"
 NOTICE = "notice/"
+
+MAX_TENANT = 512
+"""Bytes of a tenant's name in a key: it stands in sort keys too, with more behind it."""
+
+MAX_SESSION = MAX_PARTITION - 128
+"""Bytes of a session's partition; there are partitions beside it with somewhat longer names."""
+
+
+def check(principal: Principal, session_id: str) -> None:
+    """Raise InputError for names that are too long for the keys of all that will come of a message.
+
+    Said when it arrives: at the commit it would be too late.
+    """
+    try:
+        tenant, whole = len(quoted(principal.tenant).encode()), len(session(principal, session_id).encode())
+    except UnicodeEncodeError:
+        raise InputError("a name holds half a surrogate pair", field="$.session_id") from None
+    if tenant > MAX_TENANT or whole > MAX_SESSION:
+        raise InputError(
+            f"the names of tenant, user and session take {whole} bytes together, the tenant's {tenant}; "
+            f"they may take {MAX_SESSION} and {MAX_TENANT}",
+            field="$.session_id",
+        )
 
 
 def run_id(principal: Principal, key: str) -> str:

@@ -14,7 +14,7 @@ from agent_core.engine.runs import Due, Run
 from agent_core.engine.window import whole
 from agent_core.errors import AgentError, ConditionError
 from agent_core.messages import from_record, to_record
-from agent_core.store.base import Delete, Equals, Key, Put
+from agent_core.store.base import Delete, Equals, Key, Put, Update
 
 log = logging.getLogger("sampan.outbox")
 
@@ -40,9 +40,19 @@ async def push(kit: Kit, key: Key, due: Due) -> bool:
     except AgentError as error:
         await _put_off(kit, key, due, run, error)
         return False
-    await kit.store.write(Delete(key))
+    await _delivered(kit, key, due, run)
     point("after outbox")
     return True
+
+
+async def _delivered(kit: Kit, key: Key, due: Due, run: Run) -> None:
+    """Take a reply out of the outbox; its run may expire from now on."""
+    run_key, same = Key(keys.run(due.tenant, run.id), keys.RUN), Equals("finished_at", run.finished_at)
+    expires_at = kit.clock.now() + kit.run_seconds
+    try:
+        await kit.store.write(Delete(key), Update(run_key, when=(same,), expires_at=expires_at))
+    except ConditionError:  # it is tried again meanwhile
+        await kit.store.write(Delete(key))
 
 
 async def push_again(kit: Kit, key: Key, due: Due) -> bool:
@@ -68,6 +78,7 @@ async def _put_off(kit: Kit, key: Key, due: Due, run: Run, error: AgentError) ->
             letter = dead_letter(
                 run, "push", f"not delivered: {error.detail}", kit.clock.now(), delivery=due.delivery
             )
+            run_key = Key(keys.run(due.tenant, run.id), keys.RUN)
             alarms: list[Put] = []
             if kit.hooks is not None:
                 await kit.hooks.look(due.tenant)
@@ -83,6 +94,8 @@ async def _put_off(kit: Kit, key: Key, due: Due, run: Run, error: AgentError) ->
             await kit.store.write(
                 Delete(key, when=still),
                 Put(keys.dead(due.tenant, f"{due.run_id}/push"), to_record(letter)),
+                # As long as the letter is there, so is what it would bring.
+                Update(run_key, when=(Equals("finished_at", run.finished_at),), expires_at=0.0),
                 *alarms,
             )
             return

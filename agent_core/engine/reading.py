@@ -6,12 +6,13 @@ from agent_core.clock import Clock
 from agent_core.costs.ledger import Ledger, ledger_record
 from agent_core.engine import keys
 from agent_core.engine.events import Piece
-from agent_core.engine.runs import Run, Step
-from agent_core.errors import NotFoundError
-from agent_core.messages import Principal, from_record
-from agent_core.store.base import Key, Store
+from agent_core.engine.runs import BATCH, Pending, Run, Step
+from agent_core.errors import ConditionError, NotFoundError
+from agent_core.messages import Principal, from_record, to_record
+from agent_core.store.base import Absent, Key, Put, Store
 
-DAY = 86_400.0
+HOUR = 3600.0
+DAY = 24 * HOUR
 
 
 async def read_run(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[Step, ...]]:
@@ -40,7 +41,49 @@ async def read_all(store: Store, tenant: str, run_id: str) -> tuple[Run, tuple[S
             break
     if run is None:
         raise NotFoundError(f"there is no run {run_id}")
-    return run, tuple(steps), pieces
+    return run, tuple(step for step in steps if not _of_another(step, run)), pieces
+
+
+async def run_of(store: Store, key: Key, item: Pending) -> tuple[Run, tuple[Step, ...]]:
+    """The run of a message in an inbox, and its journal. One whose record is gone is made anew from its message.
+
+    Older Sampans let the record of a run expire that was still to be worked on; the message was accepted all the same.
+    """
+    tenant = item.inbound.principal.tenant
+    try:
+        return await read_run(store, tenant, item.run_id)
+    except NotFoundError:
+        run = made_anew(item, int(key.sort.split("/")[1]) / 1e6)
+    try:
+        await store.write(Put(Key(keys.run(tenant, run.id), keys.RUN), to_record(run), when=(Absent(),)))
+    except ConditionError:
+        return await read_run(store, tenant, item.run_id)
+    return run, ()
+
+
+def made_anew(item: Pending, created_at: float) -> Run:
+    """The run of a message, as it was when this was accepted."""
+    inbound = item.inbound
+    return Run(
+        id=item.run_id,
+        session_id=inbound.session_id,
+        agent=inbound.agent,
+        principal=inbound.principal,
+        status="queued",
+        created_at=created_at,
+        channel=inbound.channel,
+        fingerprint=inbound.fingerprint,
+        metadata=inbound.metadata,
+        line=inbound.key if inbound.channel == BATCH else "",
+    )
+
+
+def _of_another(step: Step, run: Run) -> bool:
+    """Whether a step is of an earlier run under the same key, whose record has expired: that outlives no step.
+
+    Hosts' clocks may differ by minutes, and expiry takes days.
+    """
+    return 0 < max(step.started_at, step.finished_at) < run.created_at - HOUR
 
 
 async def recent_runs(

@@ -12,7 +12,7 @@ from itertools import starmap
 import msgspec
 
 from agent_core.agent import Limits
-from agent_core.engine import keys, trust, window
+from agent_core.engine import expiry, keys, trust, window
 from agent_core.engine.attempt import Attempt, HandOver, Parked
 from agent_core.engine.commit import Closing, push_key
 from agent_core.engine.dead import dead_letter
@@ -25,7 +25,7 @@ from agent_core.engine.limits import Meter
 from agent_core.engine.loop import perform
 from agent_core.engine.outbox import push
 from agent_core.engine.points import point
-from agent_core.engine.reading import read_run
+from agent_core.engine.reading import run_of
 from agent_core.engine.runs import Delivery, Due, Failure, Pending, Run, Step
 from agent_core.engine.steps import begun
 from agent_core.engine.view import View, read_view
@@ -101,11 +101,12 @@ class Worker:
         view = await self._read(history, whole)
         if not view.inbox:
             return await self._release(view.head.arrivals)
-        item = view.inbox[0][1]
+        key, item = view.inbox[0]
         run = self._fresh.pop(item.run_id, None)
         steps: tuple[Step, ...] = ()
         if run is None:
-            run, steps = await read_run(self._kit.store, self._principal.tenant, item.run_id)
+            run, steps = await run_of(self._kit.store, key, item)
+            await expiry.keep(self._kit, run, steps)
         feed = self._kit.feeds.get(run.id) or Feed()
         feed.wanted = feed.wanted or item.inbound.stream
         closing = Closing(self._kit, self._principal, self._session_id, self._lease, view)
@@ -137,8 +138,7 @@ class Worker:
         self, view: View, item: Pending, run: Run, steps: tuple[Step, ...], feed: Feed, closing: Closing
     ) -> bool:
         kit = self._kit
-        expires_at = run.created_at + kit.run_seconds
-        journal = Journal(kit.store, kit.clock, run, self._lease, expires_at, kit.switches)
+        journal = Journal(kit.store, kit.clock, run, self._lease, expiry.of_step(kit), kit.switches)
         journal.load(steps)
         bound = kit.agents.get(run.agent)
         attempt = Attempt(
@@ -247,10 +247,10 @@ class Worker:
         if not view.inbox or view.inbox[0][1].run_id != run_id:
             await self._release(view.head.arrivals)
             return
-        item = view.inbox[0][1]
-        run, steps = await read_run(self._kit.store, self._principal.tenant, run_id)
-        expires_at = run.created_at + self._kit.run_seconds
-        journal = Journal(self._kit.store, self._kit.clock, run, self._lease, expires_at, self._kit.switches)
+        key, item = view.inbox[0]
+        run, steps = await run_of(self._kit.store, key, item)
+        await expiry.keep_for_ever(self._kit, run, steps)
+        journal = Journal(self._kit.store, self._kit.clock, run, self._lease, 0.0, self._kit.switches)
         journal.load(steps)
         reason = f"given up: {attempts} attempts ended without a result"
         meter = Meter(Limits(), self._kit.clock, steps)

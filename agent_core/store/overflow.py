@@ -28,6 +28,7 @@ import msgspec
 from agent_core.clock import Clock
 from agent_core.errors import ConditionError, InputError, StoreBusyError, StoreError
 from agent_core.store.base import (
+    MAX_QUERY,
     MAX_WRITES,
     Above,
     Condition,
@@ -45,6 +46,7 @@ from agent_core.store.base import (
     Write,
 )
 from agent_core.store.pieces import (
+    MARK,
     PIECE,
     TRANSACTION,
     Pointer,
@@ -53,6 +55,7 @@ from agent_core.store.pieces import (
     keys_of,
     pointers,
     spread,
+    unmarked,
     within,
 )
 
@@ -85,7 +88,7 @@ class OverflowStore:
     ) -> Page:
         """Records of one partition whose sort key begins with `prefix`, in order (or in reverse)."""
         page = await self._store.query(partition, prefix, after=after, limit=limit, reverse=reverse)
-        if not any(pointers(record.key, record.fields) for record in page.records):
+        if not any(MARK in record.fields for record in page.records):
             return page
         kept = within(page.records)
         whole = await asyncio.gather(*map(self._whole, kept))
@@ -102,7 +105,7 @@ class OverflowStore:
             await self._store.write(*moved)
         except ConditionError as error:
             await self._remove(piece.key for piece in pieces)
-            if error.current is None or not pointers(writes[error.index].key, error.current):
+            if error.current is None or MARK not in error.current:
                 raise
             found = await self._whole(Record(writes[error.index].key, error.current, 0))
             raise ConditionError(
@@ -124,7 +127,7 @@ class OverflowStore:
     ) -> Fields:
         """Add to counters atomically and return all fields as they are then."""
         fields = await self._store.add(key, numbers, expires_at=expires_at, when=when)
-        if not pointers(key, fields):
+        if MARK not in fields:
             return fields
         found = await self._whole(Record(key, fields, 0))
         return found.fields if found else {}
@@ -154,8 +157,9 @@ class OverflowStore:
     async def _whole(self, record: Record | None) -> Record | None:
         """The record with its moved fields; read again where it was overwritten meanwhile, None where deleted."""
         for _ in range(_TRIES):
-            if record is None or not (moved := pointers(record.key, record.fields)):
+            if record is None or MARK not in record.fields:
                 return record
+            moved = pointers(record.key, record.fields)
             fields = await self._fetched(record, moved)
             if fields is not None:
                 self._remember(record.key, moved)
@@ -168,9 +172,10 @@ class OverflowStore:
 
     async def _remains(self, record: Record) -> Record:
         """The record with those of its moved fields that are there: an expired or half erased one must be found."""
-        if not (moved := pointers(record.key, record.fields)):
+        if MARK not in record.fields:
             return record
-        fields = dict(record.fields)
+        moved = pointers(record.key, record.fields)
+        fields = unmarked(record.fields)
         for field, pointer in moved.items():
             found = await self._fetched(record, {field: pointer})
             if found is None:
@@ -184,7 +189,7 @@ class OverflowStore:
         """The fields with what was moved; None where any of it is not there any more."""
         partition = beside(record.key.partition)
         texts = await asyncio.gather(*(self._text(partition, pointer) for pointer in moved.values()))
-        fields = dict(record.fields)
+        fields = unmarked(record.fields)
         for field, text in zip(moved, texts, strict=True):
             if text is None:
                 return None
@@ -197,7 +202,7 @@ class OverflowStore:
         async with self._places:
             while True:
                 page = await self._store.query(
-                    partition, f"{pointer.place}/", after=after, limit=pointer.pieces
+                    partition, f"{pointer.place}/", after=after, limit=min(pointer.pieces, MAX_QUERY)
                 )
                 texts += [record.fields["text"] for record in page.records]
                 after = page.after

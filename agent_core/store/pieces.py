@@ -1,6 +1,7 @@
 """Which fields of a transaction are too large to be written in place, and what they become: pure.
 
-A pointer in the place of a field is `{"$overflow": [place, pieces, bytes]}`.
+A pointer in the place of a field is `{"$overflow": [place, pieces, bytes]}`; a record in which there may be one has a
+field `$overflow` besides, so that no more is asked of all others.
 """
 
 from __future__ import annotations
@@ -59,15 +60,22 @@ def spread(writes: Sequence[Write], new_id: Callable[[], str]) -> tuple[Sequence
     for write in writes:
         size = 0
         for condition in write.when:
-            if type(condition) is Equals and isinstance(condition.value, str):
-                _check_small(condition)
+            if type(condition) is Equals and type(condition.value) is str and len(condition.value) >= _LEAST:
+                raise InputError(
+                    f"a condition on {condition.field!r} compares with more than {_LEAST} characters"
+                )
         if fields := fields_of(write):
             try:
                 body = _encode(fields)
             except (TypeError, ValueError, RecursionError):
                 return writes, []  # the store beneath says what is wrong with it
             size = len(body)
-            large = large or size > _limit(write) or _MARKED in body
+            if size > _limit(write) or _MARKED in body:
+                large = True
+                if MARK in fields:
+                    raise InputError(
+                        f"a field of {write.key} has the name {MARK}, which the store needs itself"
+                    )
         sizes.append(size)
         total += size
     if not large and total <= TRANSACTION:
@@ -110,7 +118,7 @@ def _pointed(
     """The write with pointers in the place of these fields."""
     assert isinstance(write, Put | Update)  # nothing else has fields
     partition = beside(write.key.partition)
-    pointing: Fields = {}
+    pointing: Fields = {MARK: True}
     for field, body in taken.items():
         place = f"{_short(write.key.sort)}/{new_id()}"
         cut = _cut(body)
@@ -131,19 +139,25 @@ def beside(partition: str) -> str:
 
 def fields_of(write: Write) -> Mapping[str, Any] | None:
     """What a write puts or sets."""
-    return write.fields if isinstance(write, Put) else write.set if isinstance(write, Update) else None
+    if type(write) is Put:
+        return write.fields
+    return write.set if type(write) is Update else None
 
 
 def pointers(key: Key, fields: Mapping[str, Any]) -> dict[str, Pointer]:
     """The fields that were moved, and where they are."""
-    found = {
-        field: value
+    if MARK not in fields or not _may_overflow(key):
+        return {}
+    return {
+        field: Pointer(*value[MARK])
         for field, value in fields.items()
         if type(value) is dict and len(value) == 1 and MARK in value
     }
-    if not found or not _may_overflow(key):
-        return {}
-    return {field: Pointer(*value[MARK]) for field, value in found.items()}
+
+
+def unmarked(fields: Mapping[str, Any]) -> Fields:
+    """The fields as they were written."""
+    return {field: value for field, value in fields.items() if field != MARK}
 
 
 def keys_of(key: Key, pointer: Pointer) -> list[Key]:
@@ -170,11 +184,6 @@ def _may_overflow(key: Key) -> bool:
 
 def _limit(write: Write) -> int:
     return RECORD if isinstance(write, Put) else RECORD // 2
-
-
-def _check_small(condition: Equals) -> None:
-    if len(str(condition.value)) >= _LEAST:
-        raise InputError(f"a condition on {condition.field!r} compares with more than {_LEAST} characters")
 
 
 def _short(sort: str) -> str:

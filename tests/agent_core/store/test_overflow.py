@@ -157,6 +157,18 @@ async def test_a_field_that_looks_like_a_pointer_is_none() -> None:
     assert found.fields == fields
 
 
+async def test_a_field_that_was_large_may_become_small_again() -> None:
+    store, plain = made()
+    await store.write(Put(KEY, {"text": LARGE, "n": 1}))
+    await store.write(Update(KEY, set={"text": "small"}))
+    found = await store.get(KEY)
+    assert found is not None
+    assert found.fields == {"text": "small", "n": 1}
+    assert await pieces(plain) == ()
+    with pytest.raises(InputError, match="needs itself"):
+        await store.write(Put(KEY, {MARK: 1}))
+
+
 async def test_a_page_of_many_large_records_ends_early_and_goes_on() -> None:
     store, _ = made()
     for n in range(6):

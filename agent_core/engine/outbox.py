@@ -50,9 +50,13 @@ async def _delivered(kit: Kit, key: Key, due: Due, run: Run) -> None:
     run_key, same = Key(keys.run(due.tenant, run.id), keys.RUN), Equals("finished_at", run.finished_at)
     expires_at = kit.clock.now() + kit.run_seconds
     try:
-        await kit.store.write(Delete(key), Update(run_key, when=(same,), expires_at=expires_at))
-    except ConditionError:  # it is tried again meanwhile
-        await kit.store.write(Delete(key))
+        await kit.store.write(
+            Delete(key, when=(Equals("run_id", due.run_id),)),
+            Update(run_key, when=(same,), expires_at=expires_at),
+        )
+    except ConditionError as error:
+        if error.index:  # it is tried again meanwhile, or erased
+            await kit.store.write(Delete(key))
 
 
 async def push_again(kit: Kit, key: Key, due: Due) -> bool:

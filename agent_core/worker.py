@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 
 import msgspec
 
 from agent_core.clock import Clock
 from agent_core.engine.engine import Engine
 from agent_core.engine.runs import Failure, Inbound, Run
-from agent_core.errors import AgentError, MalformedError
+from agent_core.errors import AgentError, MalformedError, RunningError, SessionBusyError, StoreError
 from agent_core.messages import Principal
 from agent_core.queues.base import Entry, Queue, Received
 from agent_core.queues.sieve import sift
@@ -25,6 +26,12 @@ log = logging.getLogger("sampan.worker")
 
 CHANNEL = "queue"
 """The channel of the runs of whole messages."""
+
+LOOK_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""From one look at what somebody else still works on to the next."""
+
+WAKE_UP_TRIES = 3
+"""Receives of a wake-up that fails; then the sweep does what it asked for, and it is no dead letter."""
 
 
 class RunFailedError(AgentError):
@@ -37,6 +44,12 @@ class RunBrokeOffError(AgentError):
     """The run of a queued message failed for a passing reason: the same message may succeed later."""
 
     slug, title, retryable = "run-broke-off", "The run failed for now", True
+
+
+class LeftError(AgentError):
+    """A worker was stopped in mid-step, by a deadline or a bug: the record comes again, as nobody was woken."""
+
+    slug, title, retryable = "left-in-mid-step", "The worker was stopped in mid-step", True
 
 
 class SessionAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +80,11 @@ def tenant_of(body: str) -> str:
         return Principal().tenant
 
 
+def group_of(tenant: str) -> str:
+    """What a queue knows the tenant by: itself, or its hash where a queue would not take it."""
+    return tenant if re.fullmatch(r"[!-~]{1,128}", tenant) else hashlib.sha256(tenant.encode()).hexdigest()
+
+
 class Letters:
     """The messages of a queue, as a place from which a tenant is erased."""
 
@@ -86,9 +104,12 @@ class Waker:
         self._queue = queue
 
     async def __call__(self, principal: Principal, session_id: str) -> None:
-        """Send one; raises StoreError."""
+        """Send one; raises StoreError. Its group is its tenant, so that none waits for all of another's."""
         address = SessionAddress(principal.tenant, principal.user, session_id)
-        await self._queue.send(Entry(body=msgspec.json.encode(WakeUp(address)).decode()))
+        body = msgspec.json.encode(WakeUp(address)).decode()
+        [sent] = await self._queue.send(Entry(body=body, group=group_of(principal.tenant)))
+        if sent.error:
+            raise StoreError(f"the queue took no wake-up: {sent.error}")
 
 
 class Desk:
@@ -128,17 +149,54 @@ class Desk:
         except msgspec.ValidationError as error:
             raise MalformedError(f"the message names no session: {error}") from None
         principal = Principal(tenant=address.tenant, user=address.user)
-        if not await self._engine.work(principal, address.session_id, stop_at=stop_at):
-            log.debug("session=<%s> | taken by another worker", address.session_id)
+        try:
+            if not await self._engine.resume(principal, address.session_id, stop_at=stop_at):
+                log.debug("session=<%s> | taken by another worker", address.session_id)
+            elif await self._engine.left(principal, address.session_id):
+                raise LeftError(f"session {address.session_id} was left in mid-step")
+        except AgentError as error:
+            if stop_at or record.receive_count < WAKE_UP_TRIES:
+                raise
+            log.warning("session=<%s> | left to the sweep: %s", address.session_id, error)
 
     async def _answer(self, record: Received, queue: str, stop_at: float) -> None:
-        seconds = max(stop_at - self._clock.now(), 0.001) if stop_at else 0.0
         inbound = msgspec.structs.replace(
             self._inbound(record.body.encode()), key=f"queue/{queue}/{_id_of(record)}"
         )
-        run = await self._engine.answer(inbound, wait_seconds=seconds, stop_at=stop_at)
+        looks = 0
+        while True:
+            try:
+                run = await self._engine.answer(inbound, wait_seconds=self._left(stop_at), stop_at=stop_at)
+                break
+            except RunningError as error:
+                # Accepted before: by a worker that lost the record, or died. The record is kept in hand until the run
+                # is over, so no receive is used up; whoever comes here after the lease's end goes on with the run.
+                if not await self._look_again(looks, stop_at):
+                    log.info("run=<%s> | under way elsewhere, and kept by the store", error.run_id)
+                    return
+            except SessionBusyError:
+                if not await self._look_again(looks, stop_at):
+                    raise
+            looks += 1
+        if stop_at and not run.done:
+            # What is left between two steps has a new wake-up; what is stopped in mid-step has this record.
+            if await self._engine.left(run.principal, run.session_id):
+                raise LeftError(f"run {run.id} was left in mid-step")
+            run = await self._engine.run(run.principal, run.id)
         if run.failure is not None and run.status == "failed":
             raise _error_of(run.id, run.failure)
+
+    async def _look_again(self, looks: int, stop_at: float) -> bool:
+        """Wait before the next look; False where the platform's deadline is nearer than that."""
+        pause = LOOK_SECONDS[min(looks, len(LOOK_SECONDS) - 1)]
+        if stop_at and self._clock.now() + pause >= stop_at:
+            return False
+        await self._clock.sleep(pause)
+        return True
+
+    def _left(self, stop_at: float) -> float:
+        """Seconds to the platform's deadline; 0 for as long as it takes."""
+        return max(stop_at - self._clock.now(), 0.001) if stop_at else 0.0
 
     def _inbound(self, body: bytes) -> Inbound:
         """The message in a body like that of POST /api/v1/agent."""

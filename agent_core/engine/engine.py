@@ -56,7 +56,7 @@ class Engine:
         self._feeds = kit.feeds
         self._wake = wake
         self._tasks: set[asyncio.Task[None]] = set()
-        self._working: set[str] = set()
+        self._working: dict[str, asyncio.Future[bool]] = {}
         self._attended: dict[str, set[Feed]] = {}
         self._leaving: Literal["", "waking", "quietly"] = ""
 
@@ -208,29 +208,30 @@ class Engine:
     ) -> asyncio.Task[None]:
         known = {run.id: run} if fresh else {}
         worker = Worker(self._kit, run.principal, run.session_id, lease, known, stop_at)
-        self._working.add(lease.head.partition)
+        self._working[lease.head.partition] = asyncio.get_running_loop().create_future()
         return self._spawn(self._worked(worker, run, lease, stop_at))
 
     async def _worked(self, worker: Worker, run: Run, lease: Lease, stop_at: float) -> None:
         """Let the worker work, then wake whoever in this process waits for its session."""
         session = lease.head.partition
         bound = self.agents.get(run.agent)
-        finished = True
+        finished, stopped = True, True  # stopped: in mid-step, and nobody was woken
         try:
             finished = await worker.work(
                 bound.history if bound else 0, whole=bool(bound and bound.compaction)
             )
+            stopped = False
         except asyncio.CancelledError:
             if not self._leaving:
                 raise
-            finished = self._leaving == "quietly"
+            stopped = finished = self._leaving == "quietly"
             await self._released(worker, run)
         except (
             Exception
         ):  # the outermost boundary of a worker: its followers know, the inbox keeps the message
             log.exception("session=<%s> | worker stopped", run.session_id)
         finally:
-            self._working.discard(session)
+            self._working.pop(session).set_result(stopped)
             for feed in self._attended.get(session, ()):
                 feed.nudge()
         if not finished and (self._wake is not None or not stop_at):
@@ -301,6 +302,11 @@ class Engine:
         if task is not None:
             await asyncio.shield(task)
         return task is not None
+
+    async def left(self, principal: Principal, session_id: str) -> bool:
+        """Wait until this process works on the session no more; whether it stopped in mid-step, with nobody woken."""
+        working = self._working.get(keys.session(principal, session_id))
+        return working is not None and await asyncio.shield(working)
 
     async def wake(self, principal: Principal, session_id: str) -> None:
         """Have a session worked on: by a worker of the queue; here, where there is no queue or it takes nothing."""

@@ -4,7 +4,8 @@ A message is given out at least once. Whoever receives it has it to himself unti
 then, it is done, else it comes again, and after `Rules.max_receives` times it goes to the dead-letter queue.
 
 On a FIFO queue the messages of a group come in the order they were sent, and while one of them is in flight no other
-of its group is given out. On a standard queue order is only likely, and a group is a hint for fairness between tenants.
+of its group is given out. On a standard queue order is only likely, and groups (tenants) take turns: one with a backlog
+holds up no other. https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues.html
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/
 """
 
@@ -190,6 +191,12 @@ class Queue(Protocol):
 
     async def counts(self) -> Counts:
         """About how many messages there are."""
+
+    async def oldest_seconds(self) -> float | None:
+        """How long the oldest message has been here, in hands or not: the age of the backlog; 0 where there is none.
+
+        None where the queue can't be asked: SQS tells it to CloudWatch alone (ApproximateAgeOfOldestMessage).
+        """
 
     async def close(self) -> None:
         """Finish what was asked for and let go of files and connections, also of the dead-letter queue's."""

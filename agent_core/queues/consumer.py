@@ -20,8 +20,11 @@ from agent_core.queues.base import MAX_ENTRIES, MAX_WAIT, Queue, Received
 
 log = logging.getLogger("sampan.queues")
 
-LONGEST_PAUSE = 300
+LONGEST_PAUSE = 3600
 """Seconds before a record that failed is given out again, at most, unless its error knows better."""
+
+LONGEST_SILENCE = 60
+"""Seconds before the next receive from a queue that does not answer, at most."""
 
 Handle = Callable[[Received], Awaitable[None]]
 """Does what a record asks for, or raises. It must bear a record that comes twice."""
@@ -81,15 +84,17 @@ def is_permanent(error: BaseException) -> bool:
 
 
 def pause_before(receive_count: int, error: BaseException, chance: float) -> int:
-    """Seconds until a record that failed is tried again: what the error asks for, else twice as long each time.
+    """Seconds until a record that failed is tried again: 2, 16, 128, 1024, 3600, or longer where the error asks for it.
 
-    `chance` in [0, 1) spreads what failed together over the second half of the pause.
+    Five receives last for a quarter of an hour: an overloaded model or a store out of reach comes back in less. What an
+    error asks for is when to ask again, not how long its reason lasts. What failed for good, where only the queue's own
+    policy can bury it, is not put off. `chance` in [0, 1) spreads what failed together over the pause's second half.
     """
-    asked = error.retry_after if isinstance(error, AgentError) else None
-    if asked is not None:
-        return max(1, min(math.ceil(asked), 12 * LONGEST_PAUSE))
-    longest = min(1 << min(receive_count, 16), LONGEST_PAUSE)
-    return max(1, math.ceil(longest * (0.5 + chance / 2)))
+    if is_permanent(error):
+        return 1
+    asked = (error.retry_after if isinstance(error, AgentError) else None) or 0.0
+    longest = min(2 << 3 * min(max(receive_count, 1) - 1, 5), LONGEST_PAUSE)
+    return max(1, math.ceil(longest * (0.5 + chance / 2)), math.ceil(min(asked, 12 * 3600)))
 
 
 class _Batch:
@@ -305,7 +310,8 @@ class _Loop:
             records = receiving.result()
         except StoreError as error:
             self._failures += 1
-            pause = pause_before(self._failures, error, self._clock.random())
+            longest = min(1 << min(self._failures, 16), LONGEST_SILENCE)
+            pause = math.ceil(longest * (0.5 + self._clock.random() / 2))
             log.warning("queue=<%s>, pause=<%d> | nothing received: %s", self._queue.rules.name, pause, error)
             await self._first(self._clock.sleep(pause), stopping)
             return ()

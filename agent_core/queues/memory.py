@@ -67,6 +67,8 @@ class MemoryQueue:
         self._bell = Bell()
         self._lanes: dict[str, _Lane] = {}
         self._due: list[tuple[tuple[float, int], str]] = []
+        self._line: list[tuple[int, tuple[float, int], str]] = []
+        self._turns: dict[tuple[str, bool], int] = {}
         self._in_hand: dict[str, _Message] = {}
         self._sent: dict[str, tuple[float, str]] = {}
         self._count = 0
@@ -180,6 +182,12 @@ class MemoryQueue:
                 delayed += message.visible_at > now and message.receipt == ""
         return Counts(visible, in_flight, delayed)
 
+    async def oldest_seconds(self) -> float | None:
+        """How long the oldest message has been here, in hands or not; 0 where there is none."""
+        await self._turn()
+        sent = [message.sent_at for lane in self._lanes.values() for message in lane.messages.values()]
+        return max(self._clock.now() - min(sent), 0.0) if sent else 0.0
+
     async def close(self) -> None:
         """Refuse all further use."""
         self._closed = True
@@ -251,13 +259,30 @@ class MemoryQueue:
         return tuple(taken)
 
     def _ready(self, limit: int, now: float) -> list[_Lane]:
-        ready: list[_Lane] = []
-        while len(ready) < limit and self._due and self._due[0][0][0] <= now:
+        while self._due and self._due[0][0][0] <= now:
             when, key = heapq.heappop(self._due)
             lane = self._lanes.get(key)
             if lane is not None and lane.ready == when:  # else it was settled anew meanwhile
+                heapq.heappush(self._line, (self._turn_of(lane), when, key))
+        ready: list[_Lane] = []
+        while len(ready) < limit and self._line:
+            _, when, key = heapq.heappop(self._line)
+            lane = self._lanes.get(key)
+            if lane is not None and lane.ready == when:
                 ready.append(lane)
         return ready
+
+    def _turn_of(self, lane: _Lane) -> int:
+        """When the lane is next: on a standard queue groups take turns, as in the tables of SQLite."""
+        if self.rules.fifo:
+            return 0
+        if not self._line:
+            self._turns.clear()
+        first = next(iter(lane.messages.values()))
+        line = (first.group, first.receive_count > 0)
+        turn = max(self._line[0][0] if self._line else 0, self._turns.get(line, 0) + 1)
+        self._turns[line] = turn
+        return turn
 
     def _take_from(self, lane: _Lane, wanted: int, now: float, visibility: int) -> list[Received]:
         taken: list[_Message] = []

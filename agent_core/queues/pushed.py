@@ -61,5 +61,9 @@ class PushedQueue:
         """Nothing is known."""
         return Counts()
 
+    async def oldest_seconds(self) -> float | None:
+        """Not known here: CloudWatch has it, as ApproximateAgeOfOldestMessage."""
+        return None
+
     async def close(self) -> None:
         """Nothing is held."""

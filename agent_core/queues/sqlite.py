@@ -150,6 +150,10 @@ class SqliteQueue:
         """About how many messages there are."""
         return await self._write(Messages.counts)
 
+    async def oldest_seconds(self) -> float | None:
+        """How long the oldest message has been here, in hands or not; 0 where there is none."""
+        return await self._write(Messages.oldest_seconds)
+
     async def scrub(self) -> None:
         """Write the file anew and empty its log, so that nothing is left of what was deleted."""
         await self._database.scrub()

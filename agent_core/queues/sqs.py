@@ -145,6 +145,10 @@ class SqsQueue:
         numbers = answer.get("Attributes") or {}
         return Counts(*(int(numbers.get(name, 0)) for name in _COUNTS))
 
+    async def oldest_seconds(self) -> float | None:
+        """Not known here: CloudWatch has it, as ApproximateAgeOfOldestMessage."""
+        return None
+
     def sibling(self, account: str, name: str) -> SqsQueue:
         """Another queue of the region, over the same connections: whoever closes this one closes it."""
         url = "/".join((*self.url.rstrip("/").split("/")[:-2], account, name))

@@ -27,8 +27,12 @@ from agent_core.sqlite.files import Schema
 # On a FIFO queue only the first message of a group has a `ready_at`: when it is visible and none of its group is in
 # flight. So one index tells what to give out next, however many wait. `body` stands last: what comes before it is read
 # without it. `latest` is the latest time that anybody saw.
+#
+# On a standard queue what may be given out has a `turn`, and is given out in that order: a message's is one behind the
+# last of its group that waits, and not before those that are next. So groups (tenants) take turns, and one that has
+# 100,000 messages holds up no other. What comes again takes turns of its own.
 SCHEMA = Schema(
-    version=1,
+    version=2,
     tables="""
 CREATE TABLE IF NOT EXISTS messages (
     seq INTEGER PRIMARY KEY,
@@ -59,7 +63,12 @@ CREATE TABLE IF NOT EXISTS sent (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS forgetting ON sent (until);
 CREATE TABLE IF NOT EXISTS clock (latest REAL NOT NULL);
-INSERT INTO clock VALUES (0)
+INSERT INTO clock SELECT 0 WHERE NOT EXISTS (SELECT * FROM clock);
+ALTER TABLE messages ADD COLUMN turn INTEGER;
+CREATE INDEX unturned ON messages (queue, ready_at, seq) WHERE fifo = 0 AND turn IS NULL;
+CREATE INDEX turns ON messages (queue, turn, seq) WHERE turn IS NOT NULL;
+CREATE INDEX turns_of_lane ON messages (queue, lane, receive_count > 0, turn) WHERE turn IS NOT NULL;
+CREATE INDEX sending ON messages (queue, sent_at)
 """,
 )
 
@@ -71,15 +80,25 @@ BACKWARDS = 2.0
 """Seconds that clocks of this machine may differ; more, and the clock was set back."""
 
 _SWEEP_ROWS = 100
-_INSERT = "INSERT INTO messages VALUES (NULL, ?, ?, ?, ?, ?, 0, 0, '', ?, ?, ?, ?, ?, ?)"
+_TURNED_ROWS = 100
+_INSERT = "INSERT INTO messages VALUES (NULL, ?, ?, ?, ?, ?, 0, 0, '', ?, ?, ?, ?, ?, ?, NULL)"
 _HEADS = """SELECT * FROM messages
     WHERE queue = ? AND ready_at <= ? AND (ready_at, seq) > (?, ?) ORDER BY ready_at, seq LIMIT ?"""
+_UNTURNED = """SELECT seq, lane, receive_count FROM messages
+    WHERE queue = ? AND fifo = 0 AND turn IS NULL AND ready_at <= ? ORDER BY ready_at, seq LIMIT ?"""
+_TURN = """UPDATE messages SET turn = MAX(
+    (SELECT COALESCE(MIN(turn), 0) FROM messages WHERE queue = :queue AND turn IS NOT NULL),
+    (SELECT COALESCE(MAX(turn), 0) + 1 FROM messages
+        WHERE queue = :queue AND lane = :lane AND (receive_count > 0) = :again AND turn IS NOT NULL)
+    ) WHERE seq = :seq"""
+_TURNS = """SELECT * FROM messages WHERE queue = ? AND turn IS NOT NULL AND (turn, seq) > (?, ?)
+    ORDER BY turn, seq LIMIT ?"""
 _LANE = "SELECT * FROM messages WHERE queue = ? AND lane = ? AND fifo = 1 ORDER BY seq"
 _HELD = "SELECT * FROM messages WHERE seq = ? AND queue = ? AND receipt = ?"
 _FIRST = """SELECT seq, visible_at, receipt FROM messages
     WHERE queue = ? AND lane = ? AND fifo = 1 ORDER BY seq LIMIT ?"""
 _HAND_OUT = """UPDATE messages
-    SET visible_at = ?, ready_at = ?, receive_count = ?, received_at = ?, receipt = ? WHERE seq = ?"""
+    SET visible_at = ?, ready_at = ?, receive_count = ?, received_at = ?, receipt = ?, turn = NULL WHERE seq = ?"""
 _COUNTS = """SELECT COUNT(*) FILTER (WHERE visible_at <= :now),
     COUNT(*) FILTER (WHERE visible_at > :now AND receipt <> ''),
     COUNT(*) FILTER (WHERE visible_at > :now AND receipt = '')
@@ -113,6 +132,7 @@ class Row(NamedTuple):
     dedupe: str
     attributes: bytes
     body: str
+    turn: int | None = None
 
 
 class Messages:
@@ -172,7 +192,7 @@ class Messages:
         behind = rules.fifo and self._do(_FIRST, (rules.name, group, 1)).fetchone() is not None
         ready_at = None if behind else visible_at
         expires_at = self._now + rules.retention_seconds
-        self._do(
+        added = self._do(
             _INSERT,
             (
                 rules.name,
@@ -188,28 +208,53 @@ class Messages:
                 body,
             ),
         )
+        if not rules.fifo and delay <= 0:
+            self._give_turn(added.lastrowid, group, again=False)
+
+    def _give_turn(self, seq: int | None, group: str, *, again: bool) -> None:
+        self._do(_TURN, {"queue": self._rules.name, "lane": group, "again": again, "seq": seq})
+
+    def _give_turns(self) -> None:
+        """Give turns to some whose time has come."""
+        due = self._do(_UNTURNED, (self._rules.name, self._now, _TURNED_ROWS)).fetchall()
+        for seq, group, receives in due:
+            self._give_turn(seq, group, again=receives > 0)
 
     # Taking out
 
     def take(self, limit: int, visibility: int, receive_id: str) -> list[Received]:
         """Give out up to `limit` messages, from as many groups as can be."""
+        taken = self._take_lanes(limit) if self._rules.fifo else self._take_turns(limit)
+        records = [self._hand_out(row, visibility, receive_id) for row in taken]
+        for group in {row.lane for row in taken}:
+            self._settle(group)
+        return records
+
+    def _take_turns(self, limit: int) -> list[Row]:
+        taken: list[Row] = []
+        last = (-1, 0)
+        while (wanted := limit - len(taken)) > 0:
+            self._give_turns()
+            rows = [Row(*row) for row in self._do(_TURNS, (self._rules.name, *last, wanted))]
+            if not rows:
+                break
+            for row in rows:
+                taken += self._take_from(iter((row,)), 1)
+            last = (rows[-1].turn or 0, rows[-1].seq)
+        return taken
+
+    def _take_lanes(self, limit: int) -> list[Row]:
         taken: list[Row] = []
         last = (-1.0e300, 0)
         while (wanted := limit - len(taken)) > 0:
             heads = [Row(*row) for row in self._do(_HEADS, (self._rules.name, self._now, *last, wanted))]
             for place, head in enumerate(heads):
                 last = (head.ready_at or 0.0, head.seq)
-                if self._rules.fifo:
-                    lane = map(Row._make, self._do(_LANE, (head.queue, head.lane)))
-                    taken += self._take_from(lane, share(limit - len(taken), len(heads) - place))
-                else:
-                    taken += self._take_from(iter((head,)), 1)
+                lane = map(Row._make, self._do(_LANE, (head.queue, head.lane)))
+                taken += self._take_from(lane, share(limit - len(taken), len(heads) - place))
             if len(heads) < wanted:
                 break
-        records = [self._hand_out(row, visibility, receive_id) for row in taken]
-        for group in {row.lane for row in taken}:
-            self._settle(group)
-        return records
+        return taken
 
     def _take_from(self, lane: Iterator[Row], wanted: int) -> list[Row]:
         taken: list[Row] = []
@@ -306,6 +351,13 @@ class Messages:
         """How many messages there are."""
         row: Any = self._do(_COUNTS, {"queue": self._rules.name, "now": self._now}).fetchone()
         return Counts(*row)
+
+    def oldest_seconds(self) -> float:
+        """How long the oldest message has been here; 0 where there is none."""
+        [sent_at] = self._do(
+            "SELECT MIN(sent_at) FROM messages WHERE queue = ?", (self._rules.name,)
+        ).fetchone()
+        return 0.0 if sent_at is None else max(self._now - float(sent_at), 0.0)
 
     def sweep(self) -> bool:
         """Drop some that nobody wanted in their time, and forget old deduplication ids; True when there may be more."""

@@ -21,7 +21,7 @@ from agent_core.errors import (
     StoreError,
 )
 from agent_core.messages import Prompt
-from agent_core.queues.base import Entry, Received
+from agent_core.queues.base import Counts, Entry, Received
 from agent_core.queues.consumer import process
 from agent_core.store.memory import MemoryStore
 from agent_core.testing import Fault, FaultyStore, ManualClock, ScriptedModel, test_app
@@ -135,6 +135,118 @@ async def test_a_wake_up_for_a_session_that_somebody_works_on_is_done_at_once() 
     answer.set()
     await app.engine.drain()
     assert (await app.engine.run(ME, run.id)).status == "succeeded"
+
+
+class Gated:
+    """An agent that answers when it is let."""
+
+    name = "assistant"
+
+    def __init__(self) -> None:
+        self.asked, self.open, self.answers = asyncio.Event(), asyncio.Event(), 0
+
+    async def respond(self, messages: Sequence[Message], turn: Turn) -> Reply:
+        self.answers += 1
+        self.asked.set()
+        await self.open.wait()
+        return Reply(message=Message.of("assistant", "Done."))
+
+
+async def asleep(clock: ManualClock, times: int) -> None:
+    """Let others look at the clock so many times."""
+    for _ in range(times):
+        for _ in range(100):
+            await asyncio.sleep(0)
+        clock.advance(1)
+
+
+async def test_a_message_that_comes_twice_waits_for_its_run_and_uses_up_one_receive() -> None:
+    clock, gated = ManualClock(), Gated()
+    app = test_app(gated, queue="memory", clock=clock)
+    assert app.queue is not None
+    assert app.queue.dead is not None
+    await app.queue.send(Entry(body='{"message": "Hi", "session_id": "s"}'))
+    [first] = await app.queue.receive()
+    working = asyncio.create_task(app.desk.handle(first))
+    await gated.asked.wait()
+    await app.queue.extend([first.receipt], 0)
+    again = await app.queue.receive()
+    second = asyncio.create_task(process(again, app.desk.handle, queue=app.queue, clock=clock, delete=True))
+    await asleep(clock, 20)
+    assert not second.done()
+    gated.open.set()
+    await working
+    await asleep(clock, 10)
+    assert len((await second).done) == 1
+    assert (gated.answers, again[0].receive_count) == (1, 2)
+    assert (await app.queue.counts(), await app.queue.dead.counts()) == (Counts(), Counts())
+
+
+async def test_a_message_for_a_session_that_takes_no_second_one_waits_for_its_turn() -> None:
+    clock = ManualClock()
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        """Holds up the first message."""
+
+        async def process(self, message: Message) -> Message:
+            asked.set()
+            await answer.wait()
+            return message
+
+    one = Agent(name="assistant", model=ScriptedModel(["One.", "Two."]), busy="reject", plugins=(Slow(),))
+    app = test_app(one, queue="memory", clock=clock)
+    first = await app.engine.submit(said("First", session_id="s"))
+    await asked.wait()
+    second = asyncio.create_task(app.desk.handle(record({"message": "Second", "session_id": "s"})))
+    await asleep(clock, 20)
+    assert not second.done()
+    answer.set()
+    await app.engine.drain()
+    await asleep(clock, 10)
+    await second
+    assert (await app.engine.run(ME, first.id)).status == "succeeded"
+    assert (await texts(app, "s"))[-2:] == ["Second", "Two."]
+
+
+async def test_near_the_platforms_end_a_message_that_is_answered_elsewhere_is_left_to_the_store() -> None:
+    clock, gated = ManualClock(), Gated()
+    app = test_app(gated, queue="memory", clock=clock)
+    message = record({"message": "Hi", "session_id": "s"})
+    first = asyncio.create_task(app.desk.handle(message))
+    await gated.asked.wait()
+    await app.desk.handle(message, stop_at=clock.now() + 0.1)
+    assert not first.done()
+    gated.open.set()
+    await first
+
+
+async def test_a_wake_up_is_no_dead_letter_while_the_store_is_out_of_reach() -> None:
+    clock = ManualClock()
+    store = FaultyStore(
+        MemoryStore(clock), [Fault(n, StoreBusyError("locked"), "write") for n in range(2, 12)]
+    )
+    app = test_app(
+        Agent(name="assistant", model=ScriptedModel(["Hello."])), store=store, clock=clock, queue="memory"
+    )
+    assert app.queue is not None
+    assert app.queue.dead is not None
+    await app.engine.hand_in(said("Hi", session_id="s"))
+    while records := await app.queue.receive():
+        await process(records, app.desk.handle, queue=app.queue, clock=clock, delete=True)
+        clock.advance(400)
+    assert (await app.queue.counts(), await app.queue.dead.counts()) == (Counts(), Counts())
+
+
+async def test_a_wake_up_says_whose_it_is_so_that_tenants_take_turns() -> None:
+    app = app_of()
+    assert app.queue is not None
+    for tenant in ("acme", "naïve tenant"):
+        await app.engine.wake(Principal(tenant=tenant, user="u"), "s")
+    groups = [woken.group for woken in await app.queue.receive()]
+    assert "acme" in groups
+    assert all(group.isascii() and 0 < len(group) <= 128 for group in groups)
+    assert len(set(groups)) == 2
 
 
 async def test_the_sweeper_sends_a_wake_up_instead_of_working_here() -> None:

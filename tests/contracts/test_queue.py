@@ -262,6 +262,61 @@ async def test_what_failed_does_not_starve_behind_what_is_new(make: Make, clock:
     assert "old" in bodies(await queue.receive())
 
 
+# -- turns of tenants, and the age of what waits
+
+
+async def test_a_tenant_does_not_wait_for_all_of_another(make: Make) -> None:
+    queue = make()
+    for start in range(0, 200, 10):
+        await queue.send(*(Entry(body=f"much {start + n}", group="much") for n in range(10)))
+    await queue.send(Entry(body="one", group="little"))
+    assert "one" in bodies(await queue.receive(2))
+
+
+async def test_tenants_take_turns_and_each_is_in_order(make: Make) -> None:
+    queue = make()
+    for group in "abc":
+        await queue.send(*(Entry(body=f"{group}{n}", group=group) for n in range(4)))
+    taken = bodies(tuple(await drain(queue)))
+    assert [{body[0] for body in taken[at : at + 3]} for at in range(0, 12, 3)] == [{"a", "b", "c"}] * 4
+    for group in "abc":
+        assert [body for body in taken if body[0] == group] == [f"{group}{n}" for n in range(4)]
+
+
+async def test_who_waited_is_not_pushed_back_by_who_comes_again_and_again(make: Make) -> None:
+    queue = make()
+    await queue.send(*(Entry(body=f"a{n}", group="a") for n in range(5)))
+    for round in range(5):
+        await queue.send(Entry(body=f"b{round}", group="b"))
+        taken = await queue.receive(2)
+        assert sorted(bodies(taken)) == [f"a{round}", f"b{round}"]
+        await queue.delete(receipts(taken))
+
+
+async def test_what_a_tenant_failed_with_holds_up_no_other(make: Make, clock: ManualClock) -> None:
+    queue = make()
+    for start in range(0, 50, 10):
+        await queue.send(*(Entry(body=f"bad {start + n}", group="bad") for n in range(10)))
+    while taken := await queue.receive():
+        assert await queue.extend(receipts(taken), 5) == ()
+    clock.advance(5)
+    await queue.send(Entry(body="one", group="good"))
+    assert "one" in bodies(await queue.receive(3))
+
+
+async def test_the_age_of_the_oldest(make: Make, clock: ManualClock) -> None:
+    queue = make()
+    assert await queue.oldest_seconds() == 0
+    await queue.send(Entry(body="old"))
+    clock.advance(30)
+    await queue.send(Entry(body="young"))
+    assert await queue.oldest_seconds() == pytest.approx(30)
+    (old,) = await queue.receive(1)
+    await queue.delete([old.receipt])
+    clock.advance(5)
+    assert await queue.oldest_seconds() == pytest.approx(5)
+
+
 # -- delay, retention, counts
 
 

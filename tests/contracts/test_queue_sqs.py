@@ -16,9 +16,14 @@ SQS_PROMISES_LESS = {
     "test_a_message_that_failed_comes_alone": "those behind it in its group come with it",
     "test_a_busy_group_does_not_starve_the_others": "fairness between groups is not promised for each receive",
     "test_groups_do_not_wait_for_each_other": "the same",
+    "test_the_age_of_the_oldest": "CloudWatch alone knows it",
     "test_redrive_brings_dead_letters_back_as_new": "a buried letter has an id of its own",
 }
 EMULATOR_DIFFERS = {
+    "test_a_tenant_does_not_wait_for_all_of_another": "it knows no fair queues",
+    "test_tenants_take_turns_and_each_is_in_order": "the same",
+    "test_who_waited_is_not_pushed_back_by_who_comes_again_and_again": "the same",
+    "test_what_a_tenant_failed_with_holds_up_no_other": "the same",
     "test_a_stale_receipt_is_refused": "it takes every receipt that a message ever had",
     "test_late_work_still_counts_on_a_standard_queue": "it extends what is not in flight any more",
     "test_late_work_is_refused_on_a_fifo_queue": "it takes a receipt that timed out",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from agent_core import Agent, App, Message, Principal
 from agent_core.engine.runs import Inbound
 from agent_core.errors import ModelBusyError, ModelRefusedError, StoreError
-from agent_core.messages import Prompt
+from agent_core.messages import Chunk, Prompt, Reply
 from agent_core.models.scripted import Line
 from agent_core.queues.base import Entry, Received, Rules
 from agent_core.queues.memory import MemoryQueue
@@ -122,6 +122,37 @@ async def test_what_was_accepted_near_the_end_is_left_to_others(root: Path) -> N
     assert failed(await worker.handle(app, event(root, "messages"), Context(milliseconds=2600))) == []
     await app.engine.drain()
     assert await texts(app, "greeting") == ["Hello", "You said: Hello"]
+
+
+@pytest.mark.parametrize("kind", ["whole message", "wake-up"])
+async def test_the_record_of_what_is_stopped_in_mid_step_comes_again(root: Path, kind: str) -> None:
+    """Else only the sweep would find it: nobody else was woken."""
+    asked = asyncio.Event()
+
+    class Slow(ScriptedModel):
+        async def stream(self, prompt: Prompt) -> AsyncIterator[Chunk]:
+            asked.set()
+            await asyncio.Event().wait()
+            yield Chunk()
+
+        async def reply(self, prompt: Prompt) -> Reply:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    app = test_app(Agent(name="assistant", model=Slow([])), queue="memory")
+    assert app.queue is not None
+    if kind == "wake-up":
+        await app.engine.submit(
+            Inbound(messages=(Message.of("user", "Hi"),), session_id="waiting"), work=False
+        )
+    records = event(root, "wakeup" if kind == "wake-up" else "messages")
+    records["Records"] = records["Records"][:1]
+    assert len(failed(await worker.handle(app, records, Context(milliseconds=3_000)))) == 1
+    assert asked.is_set()
+    assert await app.queue.receive() == ()
+    assert await app.engine.resume(ME, "waiting" if kind == "wake-up" else "geography"), "it is free"
+    await app.engine.hand_over()
 
 
 @pytest.mark.parametrize("fifo", [False, True])

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_core.errors import (
-    AgentError,
     ConfigError,
     LeaseLostError,
     ModelBusyError,
@@ -320,13 +319,22 @@ def test_what_trying_again_cant_help(error: BaseException, permanent: bool) -> N
     asked=st.none() | st.floats(-10, 1e9),
 )
 def test_the_pause_before_another_try(receives: int, chance: float, asked: float | None) -> None:
-    pause = pause_before(receives, AgentError("x", retry_after=asked), chance)
-    assert 1 <= pause <= 43_200
+    """An error says when to ask again at the earliest: asked each second, five receives would be used up in five."""
+    pause = pause_before(receives, ModelBusyError("x", retry_after=asked), chance)
+    longest = min(2 * 8 ** (receives - 1), LONGEST_PAUSE)
+    assert max(1, longest / 2) <= pause <= 43_200
     if asked is None:
-        longest = min(2**receives, LONGEST_PAUSE)
-        assert longest / 2 <= pause <= longest
-    elif 1 <= asked <= LONGEST_PAUSE:
-        assert asked <= pause < asked + 1
+        assert pause <= longest
+    elif asked <= 43_200:
+        assert asked <= pause < max(asked, longest) + 1
+
+
+def test_what_only_the_queue_can_bury_is_not_put_off() -> None:
+    assert [pause_before(receives, NotFoundError("x"), 0.5) for receives in (1, 5, 15)] == [1, 1, 1]
+
+
+def test_five_receives_outlast_a_store_that_is_out_of_reach_for_minutes() -> None:
+    assert sum(pause_before(receives, StoreError("x"), 0.0) for receives in range(1, 5)) > 500
 
 
 # -- keeping hold

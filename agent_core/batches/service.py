@@ -282,7 +282,6 @@ class Batches:
         """Wait for the batches that run in this process."""
         while self._tasks:
             await asyncio.wait(self._tasks.values())  # not gather, as in the engine's drain
-            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Stop working; what is left is gone on with by another process, or by this one when it starts again."""

@@ -68,7 +68,6 @@ class Planned:
     call: ToolCall
     once: bool = False
     tries: int = 0
-    stored: Step | None = None
     found: ToolResult | None = None
     refusal: str = ""
     question: Question | None = None
@@ -81,7 +80,7 @@ class Planned:
     @property
     def runs(self) -> bool:
         """Whether the tool is to be run."""
-        return self.stored is None and self.found is None and not self.refusal
+        return not self.spot.done and self.found is None and not self.refusal
 
 
 def question_hash(plan: Planned) -> str:
@@ -106,7 +105,7 @@ async def tool_steps(attempt: Attempt, calls: Sequence[ToolCall]) -> list[ToolRe
     results: list[ToolResult] = []
     for group in attempt.bound.toolbox.groups(calls):
         planned = plans[len(results) : len(results) + len(group)]
-        if not all(plan.stored for plan in planned):
+        if not all(plan.spot.done for plan in planned):
             attempt.check_time()  # before the intents: what is handed over was not begun
         await _intend(attempt, [plan for plan in planned if plan.once and plan.runs])
         results += await _together([_tool_step(attempt, plan) for plan in planned])
@@ -189,7 +188,7 @@ def _step(attempt: Attempt, plan: Planned, **done: Any) -> Step:
 async def _plan(attempt: Attempt, spot: Spot) -> Planned:
     """What is to be done about a call: nothing where its result is stored, else run it, ask first, or not run it."""
     if spot.done:
-        return Planned(spot, spot.wish, stored=spot.stored)
+        return Planned(spot, spot.wish)
     tool = attempt.bound.toolbox.get(spot.wish.name)
     call = await attempt.bound.plugins.before_tool(spot.wish, attempt.turn(spot.number, spot.key))
     if call.name != spot.wish.name:
@@ -197,7 +196,7 @@ async def _plan(attempt: Attempt, spot: Spot) -> Planned:
     once = tool is not None and tool.effects == "once"
     spot = _recorded(attempt, spot, call)
     if spot.done:
-        return Planned(spot, call, stored=spot.stored)
+        return Planned(spot, call)
     tries = max(spot.stored.tries, 1) if spot.stored is not None else 0
     plan = Planned(spot, call, once=once, tries=tries)
     if plan.tries:
@@ -314,8 +313,9 @@ def _note(attempt: Attempt, plan: Planned) -> Put:
 
 
 async def _tool_step(attempt: Attempt, plan: Planned) -> ToolResult:
-    if plan.stored is not None and plan.stored.result is not None:
-        return plan.stored.result
+    stored = plan.spot.stored
+    if stored is not None and stored.result is not None:
+        return stored.result
     call = plan.call
     attempt.feed.emit(call_event(plan.number, attempt.fence, msgspec.to_builtins(call)))
     started = attempt.clock.now()

@@ -360,7 +360,6 @@ class Engine:
             # Not gather: where all are done already it gives the event loop no turn (Python 3.12 and later), and what
             # takes them out of the set would never run.
             await asyncio.wait(self._tasks)
-            await asyncio.sleep(0)
 
     async def hand_over(self, *, wake: bool = True) -> None:
         """Stop the work under way in this process at once, for others to go on with: the platform stops us.

@@ -281,7 +281,8 @@ class Batches:
     async def drain(self) -> None:
         """Wait for the batches that run in this process."""
         while self._tasks:
-            await asyncio.wait(self._tasks.values())  # not gather, as in the engine's drain
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.sleep(0)  # as in the engine's drain
 
     async def close(self) -> None:
         """Stop working; what is left is gone on with by another process, or by this one when it starts again."""

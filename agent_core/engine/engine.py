@@ -355,11 +355,12 @@ class Engine:
         return task
 
     async def drain(self) -> None:
-        """Wait for the work under way in this process."""
+        """Wait for the work under way in this process; whoever is cancelled in this wait cancels the work with it."""
         while self._tasks:
-            # Not gather: where all are done already it gives the event loop no turn (Python 3.12 and later), and what
-            # takes them out of the set would never run.
-            await asyncio.wait(self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # Where all were done already, gather gives the event loop no turn (Python 3.12 and later), and what takes
+            # them out of the set would never run.
+            await asyncio.sleep(0)
 
     async def hand_over(self, *, wake: bool = True) -> None:
         """Stop the work under way in this process at once, for others to go on with: the platform stops us.
